@@ -1,0 +1,1 @@
+"""Turns order events on RabbitMQ into Stripe PaymentIntents: never twice, never lost."""

@@ -1,0 +1,218 @@
+"""Builds everything once, runs until stopped, closes in reverse."""
+
+import asyncio
+import contextlib
+import signal
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+import structlog
+
+from worker.bus.outgoing import Outgoing
+from worker.bus.publisher import Publisher
+from worker.bus.subscription import subscribe
+from worker.bus.topology import BusNames
+from worker.consume import Consumer
+from worker.errors import CallSystemic, LedgerUnavailable, WorkerError
+from worker.health import serve_health
+from worker.ledger import moves
+from worker.ledger.ledger import Ledger
+from worker.ledger.migrate import migrate, require_head
+from worker.pace import Pace
+from worker.process_order import OrderProcessor
+from worker.publish_events import EventRelay
+from worker.retry_policy import RUNGS_S
+from worker.settings import Settings
+from worker.stripe_gateway import StripeGateway
+from worker.telemetry import Metrics
+
+log: Final = structlog.get_logger()
+
+
+def now_utc() -> datetime:
+    """The wall clock. Replicas keep time by NTP; a few seconds between them cost nothing but a second asking."""
+    return datetime.now(UTC)
+
+
+def bus_names(settings: Settings) -> BusNames:
+    """The names on the broker as set."""
+    return BusNames(
+        orders_exchange=settings.orders_exchange,
+        orders_routing_key=settings.orders_routing_key,
+        orders_queue=settings.orders_queue,
+        retry_queue_prefix=settings.retry_queue_prefix,
+        dead_letters_queue=settings.dead_letters_queue,
+        payments_exchange=settings.payments_exchange,
+        retry_delays_s=RUNGS_S,
+    )
+
+
+def build_gateway(settings: Settings, metrics: Metrics | None = None) -> StripeGateway:
+    """The Stripe door as set; inside a running loop."""
+    return StripeGateway(
+        api_key=settings.stripe_api_key.get_secret_value(),
+        api_base=settings.stripe_api_base,
+        livemode=settings.livemode,
+        timeout_s=settings.stripe_timeout,
+        max_connections=settings.prefetch,
+        observe=metrics.observe_stripe if metrics else lambda *_: None,
+    )
+
+
+async def run_worker(settings: Settings) -> None:
+    """Consume until SIGTERM or SIGINT, then finish what was begun.
+
+    A second signal ends the process at once. Raises ConfigurationError and LedgerUnavailable where the start fails.
+    """
+    worker_id, metrics, names = uuid.uuid4().hex[:12], Metrics(), bus_names(settings)
+    structlog.contextvars.bind_contextvars(worker=worker_id)
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_stop_on_signals(stop))
+        ledger = await stack.enter_async_context(Ledger(settings.database_url.get_secret_value()))
+        await asyncio.to_thread(migrate if settings.migrates_at_start else require_head, ledger.engine)
+        await ledger.run(moves.sign_of_life, worker_id, now=now_utc())
+        gateway = await stack.enter_async_context(build_gateway(settings, metrics))
+        publisher = await stack.enter_async_context(Publisher(settings.amqp_url.get_secret_value(), names))
+        outgoing = Outgoing(publisher, names)
+        relay = EventRelay(ledger=ledger, outgoing=outgoing, metrics=metrics, clock=now_utc)
+        processor = OrderProcessor(
+            ledger=ledger,
+            gateway=gateway,
+            outgoing=outgoing,
+            relay=relay,
+            pace=Pace(settings.stripe_rate_limit, clock=asyncio.get_running_loop().time),
+            metrics=metrics,
+            worker_id=worker_id,
+            claim_ttl_s=settings.claim_ttl,
+            key_horizon_s=settings.stripe_key_horizon,
+            event_source=settings.event_source,
+            clock=now_utc,
+        )
+        surroundings = Surroundings(ledger=ledger, gateway=gateway, worker_id=worker_id, metrics=metrics)
+        consumer = Consumer(
+            subscribe=lambda on_delivery: subscribe(
+                settings.amqp_url.get_secret_value(),
+                names,
+                prefetch=settings.prefetch,
+                on_delivery=on_delivery,
+                clock=now_utc,
+            ),
+            process=processor.process,
+            recovered=surroundings.ask,
+            concurrency=settings.prefetch,
+            drain_timeout_s=settings.drain_timeout,
+            metrics=metrics,
+        )
+        address = await stack.enter_async_context(
+            serve_health(
+                host=settings.http_host,
+                port=settings.http_port,
+                why_not_ready=partial(_why_not_ready, consumer, surroundings),
+                metrics=metrics,
+            )
+        )
+        log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.engine.dialect.name)
+        async with _background(relay.run(), surroundings.watch(every_s=settings.claim_ttl / 4)):
+            await consumer.run(stop)
+        with contextlib.suppress(LedgerUnavailable):
+            await ledger.run(moves.sign_off, worker_id)
+    log.info("worker.stopped")
+
+
+class Surroundings:
+    """The ledger and Stripe, as they were last seen."""
+
+    def __init__(self, *, ledger: Ledger, gateway: StripeGateway, worker_id: str, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._worker_id = worker_id
+        self._metrics = metrics
+        self.faults: dict[str, str] = {}
+
+    async def ask(self) -> None:
+        """Whether both are well. Raises the fault."""
+        try:
+            await self._ledger.run(moves.sign_of_life, self._worker_id, now=now_utc())
+            self.faults.pop("ledger", None)
+        except LedgerUnavailable as error:
+            self.faults["ledger"] = str(error)
+            raise
+        try:
+            await self._gateway.probe()
+            self.faults.pop("stripe", None)
+        except CallSystemic as error:
+            self.faults["stripe"] = str(error)
+            raise
+        except WorkerError as error:
+            # Not our key: orders meet the same trouble one by one, and wait in the retry queues.
+            log.warning("stripe.troubled", error=str(error))
+
+    async def watch(self, *, every_s: float) -> None:
+        """For ever: give signs of life, so that our claims stay ours, and read the gauges."""
+        ticks = 0
+        while True:
+            try:
+                await self._ledger.run(moves.sign_of_life, self._worker_id, now=now_utc())
+                if ticks % 10 == 0:
+                    await self._read_gauges()
+                self.faults.pop("ledger", None)
+            except LedgerUnavailable as error:
+                self.faults["ledger"] = str(error)
+            ticks += 1
+            await asyncio.sleep(every_s)
+
+    async def _read_gauges(self) -> None:
+        now = now_utc()
+        backlog = await self._ledger.run(moves.backlog)
+        self._metrics.untold_events.set(backlog.untold_events)
+        self._metrics.oldest_untold_seconds.set(_age_s(backlog.oldest_untold, now))
+        self._metrics.open_calls.set(backlog.open_calls)
+        self._metrics.oldest_open_call_seconds.set(_age_s(backlog.oldest_open_call, now))
+        await self._ledger.run(moves.forget_silent_workers, before=now - timedelta(hours=1))
+
+
+def _age_s(moment: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - moment).total_seconds()) if moment else 0.0
+
+
+async def _why_not_ready(consumer: Consumer, surroundings: Surroundings) -> Mapping[str, str]:
+    reasons = dict(surroundings.faults)
+    if not consumer.state.subscribed:
+        reasons["subscription"] = consumer.state.why_not
+    return reasons
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for a clean stop; the next one gets the system's own treatment and ends us at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def ask_to_stop(number: signal.Signals) -> None:
+        log.info("worker.stopping", signal=number.name)
+        stop.set()
+        for each in signals:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in signals:
+        loop.add_signal_handler(each, ask_to_stop, each)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+@contextlib.asynccontextmanager
+async def _background(*loops: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Endless loops beside the block. One that dies takes the worker down with it: half a worker is worse."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop) for loop in loops]
+        yield
+        for task in tasks:
+            task.cancel()

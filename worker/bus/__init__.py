@@ -1,0 +1,1 @@
+"""The bus door: aio-pika is here and nowhere else in the worker."""

@@ -1,0 +1,83 @@
+"""Looking at the dead letters where they lie, without taking any."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity
+
+from worker.bus.connection import CONNECT_TIMEOUT_S, bus_errors, open_channel
+from worker.bus.delivery import Delivery, read_delivery
+from worker.bus.outgoing import ERROR, LAST_SEEN, LETTER_ID, ORDER_ID, REASON
+from worker.bus.topology import BusNames
+
+GET_TIMEOUT_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """What one letter says of itself. Times are None for a letter that the broker landed, not the worker."""
+
+    id: str
+    order_id: str | None
+    reason: str
+    error: str
+    attempts: int
+    first_seen: datetime | None
+    last_seen: datetime | None
+    size_bytes: int
+    event_id: str | None
+
+
+async def browse_dead_letters(
+    url: str, names: BusNames, *, limit: int, now: datetime
+) -> tuple[list[DeadLetterRow], int]:
+    """The oldest `limit` letters and how many there are in all. Every one stays in its place.
+
+    They are fetched unacknowledged and fall back, in their order, when the channel closes. Raises BusUnavailable.
+    """
+    rows: list[DeadLetterRow] = []
+    async with open_channel(url, role="looks at dead letters", publishes=False) as channel:
+        try:
+            with bus_errors():
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    queue = await channel.declare_queue(names.dead_letters_queue, passive=True)
+        except ChannelNotFoundEntity:
+            return [], 0
+        total = queue.declaration_result.message_count or 0
+        while len(rows) < min(limit, total):
+            with bus_errors():
+                async with asyncio.timeout(GET_TIMEOUT_S):
+                    message = await queue.get(no_ack=False, fail=False)
+            if message is None:
+                break
+            rows.append(_row(message, now=now))
+    return rows, total
+
+
+def _row(message: AbstractIncomingMessage, *, now: datetime) -> DeadLetterRow:
+    headers: Mapping[str, Any] = message.headers
+    delivery: Delivery = read_delivery(message, now=now)
+    landed_by_worker = isinstance(headers.get(LETTER_ID), str)
+    reason = headers.get(REASON) or headers.get("x-first-death-reason") or "unknown"
+    return DeadLetterRow(
+        id=str(headers[LETTER_ID]) if landed_by_worker else delivery.letter_id,
+        order_id=headers.get(ORDER_ID),
+        reason=str(reason),
+        error=str(headers.get(ERROR) or "the broker gave the message up before the worker could"),
+        attempts=delivery.deliveries - 1 if landed_by_worker else 0,
+        first_seen=delivery.first_seen if landed_by_worker else None,
+        last_seen=_time(headers.get(LAST_SEEN)),
+        size_bytes=message.body_size,
+        event_id=delivery.properties.message_id,
+    )
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else None
+    except ValueError:
+        return None

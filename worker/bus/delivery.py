@@ -1,0 +1,139 @@
+"""One AMQP handing-over of a message, and how a message is wrapped to be handed over again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from schemas import AmqpProperties
+from worker.bus.connection import bus_errors
+from worker.bus.readable_properties import UNREADABLE
+from worker.payment import dead_letter_id
+
+# Our own headers. The broker's x-death and x-delivery-count mean other things in each of its versions.
+DELIVERIES: Final = "payment-worker-deliveries"
+FIRST_SEEN: Final = "payment-worker-first-seen"
+ORIGINAL_HEADERS: Final = "payment-worker-original-headers"
+ORIGINAL_MESSAGE_ID: Final = "payment-worker-original-message-id"
+
+# A content header must fit one frame (128 KiB by default), with room for ours.
+MAX_HEADER_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in our hands until it is settled: exactly one of ack and give_back."""
+
+    body: bytes
+    properties: AmqpProperties
+    unreadable: Mapping[str, str]
+    deliveries: int
+    first_seen: datetime
+    message: AbstractIncomingMessage
+
+    @property
+    def letter_id(self) -> str:
+        """The id that this message has as a dead letter, however often it becomes one."""
+        return letter_id(self.body, self.properties)
+
+    async def ack(self) -> None:
+        """Done with. Raises BusUnavailable: the message will come again."""
+        with bus_errors():
+            await self.message.ack()
+
+    async def give_back(self) -> None:
+        """Back to where it was in the queue. Raises BusUnavailable: it went back by itself."""
+        with bus_errors():
+            await self.message.nack(requeue=True)
+
+
+def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Delivery:
+    """The message as its producer sent it; what earlier rounds wrapped round it is taken off again."""
+    headers: dict[str, Any] = dict(message.headers)
+    unreadable = headers.pop(UNREADABLE, None)
+    deliveries, first_seen = headers.pop(DELIVERIES, 0), _time(headers.pop(FIRST_SEEN, None))
+    message_id = message.message_id
+    if isinstance(headers.get(ORIGINAL_HEADERS), dict):
+        message_id = _text(headers.get(ORIGINAL_MESSAGE_ID))
+        headers = headers[ORIGINAL_HEADERS]
+    properties = AmqpProperties(
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        message_id=message_id,
+        correlation_id=_text(message.correlation_id),
+        reply_to=message.reply_to,
+        type=message.type,
+        app_id=message.app_id,
+        timestamp=message.timestamp,
+        headers=headers,
+    )
+    return Delivery(
+        body=message.body,
+        properties=properties,
+        unreadable=unreadable if isinstance(unreadable, dict) else {},
+        deliveries=(deliveries if isinstance(deliveries, int) and deliveries > 0 else 0) + 1,
+        first_seen=first_seen or now,
+        message=message,
+    )
+
+
+def wrapped_headers(delivery: Delivery) -> dict[str, Any]:
+    """Headers for handing the message over again: the original ones whole, in a table of their own.
+
+    Kept apart because some act on the broker: CC would send copies elsewhere, and x-death is counted on by 3.10.
+    """
+    headers: dict[str, Any] = {
+        DELIVERIES: delivery.deliveries,
+        FIRST_SEEN: delivery.first_seen.isoformat(),
+        ORIGINAL_HEADERS: encodable(delivery.properties.headers),
+    }
+    if delivery.properties.message_id:
+        headers[ORIGINAL_MESSAGE_ID] = delivery.properties.message_id
+    return headers
+
+
+def encodable(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers as AMQP can surely carry them: what it cannot becomes text, and too much is left out."""
+    kept = {key[:128]: _encodable(value) for key, value in headers.items()}
+    size = len(json.dumps(kept, default=str))
+    return kept if size <= MAX_HEADER_BYTES else {"payment-worker-left-out": f"headers of {size} bytes"}
+
+
+def letter_id(body: bytes, properties: AmqpProperties) -> str:
+    """See worker.payment.dead_letter_id. The broker's own headers are no part of a message's identity."""
+    identity = {
+        "message_id": properties.message_id,
+        "correlation_id": properties.correlation_id,
+        "timestamp": properties.timestamp,
+        "headers": {key: value for key, value in properties.headers.items() if not key.startswith("x-")},
+    }
+    return dead_letter_id(body, identity)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key[:128]: _encodable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_encodable(inner) for inner in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8", "replace")
+    if value is None or isinstance(value, str | bool | int | float | datetime):
+        return value
+    return str(value)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment and moment.tzinfo else None

@@ -1,0 +1,147 @@
+"""What the worker says on the bus: events, private replies, retries, dead letters."""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from schemas import PaymentReply
+from worker.bus.delivery import (
+    ORIGINAL_HEADERS,
+    ORIGINAL_MESSAGE_ID,
+    Delivery,
+    encodable,
+    wrapped_headers,
+)
+from worker.bus.publisher import Publisher
+from worker.bus.topology import BusNames
+from worker.card_numbers import mask_cards, mask_text
+from worker.client_secret import ClientSecret
+from worker.payment import PaymentEvent
+
+CLOUDEVENTS_JSON: Final = "application/cloudevents+json"
+
+# Headers of a dead letter, beside those of every wrapped message.
+LETTER_ID: Final = "payment-worker-letter-id"
+REASON: Final = "payment-worker-reason"
+ERROR: Final = "payment-worker-error"
+ORDER_ID: Final = "payment-worker-order-id"
+LAST_SEEN: Final = "payment-worker-last-seen"
+UNREADABLE_FIELDS: Final = "payment-worker-unreadable-properties"
+
+
+class Outgoing:
+    """Each method returns once the broker has confirmed; all raise BusUnavailable and Unroutable."""
+
+    def __init__(self, publisher: Publisher, names: BusNames) -> None:
+        self._publisher = publisher
+        self._names = names
+
+    async def event(self, event: PaymentEvent) -> None:
+        """Tell an event, byte for byte as it was staged."""
+        await self._publisher.publish(
+            event.body.encode(),
+            exchange=self._names.payments_exchange,
+            routing_key=event.type,
+            message_id=event.event_id,
+            type=event.type,
+            content_type=CLOUDEVENTS_JSON,
+            correlation_id=event.correlation_id,
+            headers={"traceparent": event.traceparent} if event.traceparent else {},
+        )
+
+    def may_reply_to(self, queue: str) -> bool:
+        """Whether a reply, which holds a secret, may go to that queue: never to one that operators list."""
+        return queue not in self._names.own_queues()
+
+    async def reply(
+        self,
+        *,
+        to: str,
+        correlation_id: str | None,
+        order_id: str | None,
+        payment_id: str | None,
+        status: str,
+        client_secret: ClientSecret | None,
+    ) -> None:
+        """The private answer; the one place where the secret is written out."""
+        answer = PaymentReply(
+            order_id=order_id,
+            payment_id=payment_id,
+            status=status,
+            client_secret=client_secret.reveal() if client_secret else None,
+        )
+        await self._publisher.publish(
+            answer.model_dump_json().encode(),
+            exchange="",
+            routing_key=to,
+            message_id=uuid4().hex,
+            correlation_id=correlation_id,
+            headers={},
+            is_private=True,
+        )
+
+    async def retry(self, delivery: Delivery, *, delay_s: int) -> None:
+        """The same message again after delay_s, to the worker's queue alone."""
+        properties = delivery.properties
+        await self._publisher.publish(
+            delivery.body,
+            exchange="",
+            routing_key=self._names.retry_queue(delay_s),
+            message_id=uuid4().hex,
+            headers=wrapped_headers(delivery),
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+            type=properties.type,
+            app_id=properties.app_id,
+            timestamp=properties.timestamp,
+        )
+
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, error: str, order_id: str | None, now: datetime
+    ) -> None:
+        """Land the message where operators look: body untouched but for card numbers, the cause in the headers."""
+        properties = delivery.properties
+        headers = {
+            **wrapped_headers(delivery),
+            LETTER_ID: delivery.letter_id,
+            REASON: reason,
+            ERROR: mask_text(error)[:1000],
+            LAST_SEEN: now.isoformat(),
+        }
+        headers[ORIGINAL_HEADERS] = _masked(headers[ORIGINAL_HEADERS])
+        if ORIGINAL_MESSAGE_ID in headers:
+            headers[ORIGINAL_MESSAGE_ID] = _masked(headers[ORIGINAL_MESSAGE_ID])
+        if order_id:
+            headers[ORDER_ID] = order_id
+        if delivery.unreadable:
+            headers[UNREADABLE_FIELDS] = encodable(delivery.unreadable)
+        await self._publisher.publish(
+            mask_cards(delivery.body),
+            exchange="",
+            routing_key=self._names.dead_letters_queue,
+            message_id=uuid4().hex,
+            headers=headers,
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
+            correlation_id=_masked(properties.correlation_id),
+            reply_to=properties.reply_to,
+            type=_masked(properties.type),
+            app_id=_masked(properties.app_id),
+            timestamp=properties.timestamp,
+        )
+
+
+def _masked(value: Any) -> Any:
+    """Card numbers masked in every string of a header table; it is at most a few levels deep."""
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, dict):
+        return {mask_text(key): _masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        masked = mask_text(str(value))
+        return value if masked == str(value) else masked
+    return value

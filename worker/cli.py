@@ -1,0 +1,157 @@
+"""Words in, exit codes out. 0: done. 1: a fault was found, or the work failed. 2: wrong words or settings."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from worker.errors import ConfigurationError, WorkerError
+
+# Everything else is imported by the command that needs it: `--help` and `run` start fast.
+
+OK: Final = 0
+FAULT: Final = 1
+USAGE: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ConfigurationError as error:
+        _complain(error)
+        return USAGE
+    except WorkerError as error:
+        _complain(error)
+        return FAULT
+    except KeyboardInterrupt:
+        return FAULT
+    except BrokenPipeError:
+        # The reader of our output has gone (`… | head`); there is nobody left to complain to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="payment-worker",
+        description="Turns order events on RabbitMQ into Stripe PaymentIntents: never twice, never lost.",
+        epilog="Exit codes: 0 done; 1 a fault was found, or the work failed; 2 wrong words or settings. "
+        "Settings come from the environment: see the README.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="consume orders until SIGTERM")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="are settings, broker, ledger and Stripe in order?")
+    check.add_argument("--json", action="store_true", help="for programs: an array, one object for each part")
+    check.set_defaults(command=_check)
+
+    migrate = commands.add_parser("migrate", help="bring the ledger's schema up to date")
+    migrate.set_defaults(command=_migrate)
+
+    letters = commands.add_parser("dead-letters", help="what could not be processed, and why")
+    actions = letters.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="show the letters, oldest first, without disturbing them")
+    listing.add_argument("--json", action="store_true", help="for programs: an array, one object for each letter")
+    listing.add_argument("--limit", type=_positive, default=1000, metavar="N", help="at most N letters (default 1000)")
+    listing.set_defaults(command=_list_dead_letters)
+
+    sandbox = commands.add_parser("sandbox", help="a stand-in for Stripe on this machine, for demos and tests")
+    sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    sandbox.add_argument(
+        "--port", type=int, default=12111, help="port to listen on; 0 takes a free one (default 12111)"
+    )
+    sandbox.set_defaults(command=_sandbox)
+
+    demo = commands.add_parser("demo", help="the whole thing on this machine, with no account")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _run(_: argparse.Namespace) -> int:
+    from worker.app import run_worker  # noqa: PLC0415
+    from worker.settings import read_settings  # noqa: PLC0415
+    from worker.telemetry import configure_logging  # noqa: PLC0415
+
+    settings = read_settings(os.environ)
+    as_json = settings.log_format == "json" if settings.log_format else not sys.stderr.isatty()
+    configure_logging(level=settings.log_level, as_json=as_json)
+    asyncio.run(run_worker(settings))
+    return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from worker.check import check  # noqa: PLC0415
+
+    findings = asyncio.run(check(os.environ))
+    if arguments.json:
+        _print_json([{"part": f.part, "ok": f.is_fine, "said": f.said} for f in findings])
+    else:
+        for finding in findings:
+            print(f"{'✓' if finding.is_fine else '✗'} {finding.part}: {finding.said}")  # noqa: T201
+    return OK if all(finding.is_fine for finding in findings) else FAULT
+
+
+def _migrate(_: argparse.Namespace) -> int:
+    from worker.ledger.ledger import open_engine  # noqa: PLC0415
+    from worker.ledger.migrate import migrate  # noqa: PLC0415
+    from worker.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(os.environ, needed=frozenset({"DATABASE_URL"}))
+    engine = open_engine(settings.database_url.get_secret_value())
+    print(f"the ledger's schema is at {migrate(engine)}")  # noqa: T201
+    return OK
+
+
+def _list_dead_letters(arguments: argparse.Namespace) -> int:
+    from worker.list_dead_letters import as_records, print_table, read_dead_letters  # noqa: PLC0415
+    from worker.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(os.environ, needed=frozenset({"AMQP_URL"}))
+    rows, total, now = asyncio.run(read_dead_letters(settings, limit=arguments.limit))
+    if arguments.json:
+        _print_json(as_records(rows, now=now))
+    else:
+        print_table(rows, total=total, now=now)
+    return OK
+
+
+def _sandbox(arguments: argparse.Namespace) -> int:
+    from worker.sandbox.stripe_server import serve  # noqa: PLC0415
+
+    def ready(base_url: str) -> None:
+        print(f"the sandbox listens on {base_url}; set STRIPE_API_BASE={base_url}", flush=True)  # noqa: T201
+
+    asyncio.run(serve(host=arguments.host, port=arguments.port, ready=ready))
+    return OK
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from worker.sandbox.demo import demo  # noqa: PLC0415
+
+    code: int = asyncio.run(demo(os.environ))
+    return code
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return number
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _complain(error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"payment-worker: {line}", file=sys.stderr)  # noqa: T201

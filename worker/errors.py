@@ -1,0 +1,92 @@
+"""Every error of ours, named by the caller's next act. Vendor exceptions become these once, at their door."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class WorkerError(Exception):
+    """Anything this program raises on purpose."""
+
+
+class ConfigurationError(WorkerError):
+    """The settings or the surroundings are set up wrongly; a person must mend it. Waiting does not help."""
+
+
+class TopologyMismatch(ConfigurationError):
+    """A queue or exchange exists with other arguments than ours."""
+
+
+class BusUnavailable(WorkerError):
+    """The broker is away, or did not confirm in time. What was published may have arrived: tell it again."""
+
+
+class Unroutable(WorkerError):
+    """The broker confirmed that no queue takes the message."""
+
+
+class LedgerUnavailable(WorkerError):
+    """The ledger is away, locked or full. A commit in flight may have happened."""
+
+
+class StaleMove(WorkerError):
+    """Another worker moved the payment first: read it again."""
+
+
+class CallTransient(WorkerError):
+    """Stripe did nothing: ask again later with the same key. `reason` is a word for metrics."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CallUnknown(WorkerError):
+    """Stripe may have done it: ask again with the same key and parameters, never with others.
+
+    may_ask_again: whether that can bring a better answer. A stored error comes back the same for ever.
+    """
+
+    def __init__(self, message: str, *, reason: str, may_ask_again: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.may_ask_again = may_ask_again
+
+
+class CallSystemic(WorkerError):
+    """Our key or our account is refused, whatever the order: stop, burn no messages."""
+
+
+class ParametersRefused(WorkerError):
+    """Parameters that the SDK's own types do not allow: never sent. The text names them."""
+
+
+class AnswerMismatch(WorkerError):
+    """Stripe answered for something else than was asked. A person must look before anything goes on."""
+
+    def __init__(self, differences: Mapping[str, tuple[object, object]], *, payment_id: str) -> None:
+        self.payment_id = payment_id
+        told = ", ".join(f"{name} asked {asked!r}, got {got!r}" for name, (asked, got) in differences.items())
+        super().__init__(f"{payment_id}: {told}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What Stripe said no with. `message` is Stripe's own text for developers, not for customers."""
+
+    http_status: int
+    code: str | None
+    decline_code: str | None
+    advice_code: str | None
+    message: str
+    payment_id: str | None = None
+    payment_status: str | None = None
+    livemode: bool | None = None
+    request_id: str | None = None
+
+
+class CallRefused(WorkerError):
+    """Stripe said no, and would again: the payment has failed."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.http_status} {refusal.code}: {refusal.message}")
+        self.refusal = refusal

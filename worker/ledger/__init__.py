@@ -1,0 +1,1 @@
+"""The ledger: what is known of every payment. SQL is here and nowhere else."""

@@ -1,0 +1,330 @@
+"""Every read and write of the ledger, one function each: they run inside one transaction and never call out.
+
+All take the connection first. They raise nothing of their own but StaleMove.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from schemas import OrderCreatedData
+from worker.errors import StaleMove
+from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
+from worker.payment import Answer, Operation, OperationState, Payment, PaymentEvent, PaymentState, may_move
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The call is ours to make."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another delivery is asking right now."""
+
+    claimed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Somebody else has the answer already: read the payment again."""
+
+
+def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) -> Payment:
+    """The order's payment; made if this is the first time the order is seen."""
+    payment = Payment(
+        order_id=order.order_id,
+        state=PaymentState.OPEN,
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        customer_id=order.customer_id,
+        stripe_account=order.stripe_account,
+        payment_id=None,
+        status=None,
+        livemode=None,
+        sequence=0,
+    )
+    made = conn.execute(
+        _insert(conn, PAYMENTS).on_conflict_do_nothing(index_elements=["order_id"]),
+        {
+            "order_id": payment.order_id,
+            "state": payment.state,
+            "amount_minor": payment.amount_minor,
+            "currency": payment.currency,
+            "customer_id": payment.customer_id,
+            "stripe_account": payment.stripe_account,
+            "sequence": 0,
+            "opened_at": now,
+            "moved_at": now,
+        },
+    )
+    return payment if made.rowcount == 1 else read_payment(conn, order.order_id) or payment
+
+
+def read_payment(conn: Connection, order_id: str) -> Payment | None:
+    """The payment of an order, if it was ever opened."""
+    row = conn.execute(_READ_PAYMENT, {"order_id": order_id}).first()
+    return _payment(row) if row else None
+
+
+def start_call(
+    conn: Connection,
+    *,
+    order_id: str,
+    kind: str,
+    attempt: int,
+    idempotency_key: str,
+    params: Mapping[str, Any],
+    stripe_account: str | None,
+    worker_id: str,
+    claim: str,
+    now: datetime,
+    claim_ttl_s: float,
+) -> Claimed | Busy | Ended:
+    """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
+
+    claim: names one delivery of the worker. A claim of a worker silent for longer than claim_ttl_s is taken over.
+    """
+    operation = Operation(order_id, kind, attempt, idempotency_key, params, stripe_account, now)
+    made = conn.execute(
+        _insert(conn, OPERATIONS).on_conflict_do_nothing(index_elements=["order_id", "kind", "attempt"]),
+        {
+            "order_id": order_id,
+            "kind": kind,
+            "attempt": attempt,
+            "idempotency_key": idempotency_key,
+            "params": json.dumps(params, separators=(",", ":")),
+            "stripe_account": stripe_account,
+            "state": OperationState.STARTED,
+            "claimed_by": worker_id,
+            "claim": claim,
+            "first_asked_at": now,
+            "asked": 1,
+        },
+    )
+    if made.rowcount == 1:
+        return Claimed(operation)
+    row = conn.execute(
+        sa.select(OPERATIONS, WORKERS.c.seen_at)
+        .join(WORKERS, OPERATIONS.c.claimed_by == WORKERS.c.worker_id, isouter=True)
+        .where(_operation_is(order_id, kind, attempt))
+    ).one()
+    if row.state != OperationState.STARTED:
+        return Ended()
+    if row.claimed_by and row.seen_at and row.seen_at > now - timedelta(seconds=claim_ttl_s):
+        return Busy(row.claimed_by)
+    taken = conn.execute(
+        sa.update(OPERATIONS)
+        .where(
+            _operation_is(order_id, kind, attempt),
+            OPERATIONS.c.state == OperationState.STARTED,
+            OPERATIONS.c.claim.is_not_distinct_from(row.claim),
+        )
+        .values(claimed_by=worker_id, claim=claim, asked=OPERATIONS.c.asked + 1)
+    )
+    if taken.rowcount != 1:
+        return Busy("another delivery")
+    return Claimed(
+        replace(
+            operation,
+            idempotency_key=row.idempotency_key,
+            params=json.loads(row.params),
+            stripe_account=row.stripe_account,
+            first_asked_at=row.first_asked_at,
+        )
+    )
+
+
+def release_claim(conn: Connection, operation: Operation, *, claim: str) -> None:
+    """Let another delivery ask; no answer was had."""
+    conn.execute(
+        sa.update(OPERATIONS)
+        .where(_operation_is(operation.order_id, operation.kind, operation.attempt), OPERATIONS.c.claim == claim)
+        .values(claimed_by=None, claim=None)
+    )
+
+
+def record_answer(
+    conn: Connection, *, before: Payment, answer: Answer, operation: Operation, event: PaymentEvent, now: datetime
+) -> None:
+    """The payment's move, the operation's end and the event, all or nothing.
+
+    Raises StaleMove where the payment has moved since `before` was read: nothing is written.
+    """
+    after = answer.payment
+    if not may_move(before.state, after.state):
+        raise StaleMove(f"{before.order_id}: {before.state} may not become {after.state}")
+    moved = conn.execute(
+        _MOVE_PAYMENT,
+        {
+            "b_order_id": before.order_id,
+            "b_sequence": before.sequence,
+            "state": after.state,
+            "payment_id": after.payment_id,
+            "status": after.status,
+            "livemode": after.livemode,
+            "sequence": after.sequence,
+            "moved_at": now,
+        },
+    )
+    if moved.rowcount != 1:
+        raise StaleMove(f"{before.order_id} has moved past {before.sequence}")
+    conn.execute(
+        _END_OPERATION,
+        {
+            "b_order_id": operation.order_id,
+            "b_kind": operation.kind,
+            "b_attempt": operation.attempt,
+            "state": answer.ends,
+            "answered_at": now,
+            "request_id": answer.request_id,
+            "evidence": json.dumps(answer.evidence, separators=(",", ":")),
+        },
+    )
+    conn.execute(
+        _STAGE_EVENT,
+        {
+            "event_id": event.event_id,
+            "order_id": event.order_id,
+            "sequence": event.sequence,
+            "type": event.type,
+            "body": event.body,
+            "correlation_id": event.correlation_id,
+            "traceparent": event.traceparent,
+            "staged_at": now,
+        },
+    )
+
+
+def events_of(conn: Connection, order_id: str) -> Sequence[PaymentEvent]:
+    """The events of a payment in their order."""
+    rows = conn.execute(sa.select(EVENTS).where(EVENTS.c.order_id == order_id).order_by(EVENTS.c.sequence))
+    return [_event(row) for row in rows]
+
+
+def untold_events(conn: Connection, *, staged_before: datetime, limit: int) -> Sequence[PaymentEvent]:
+    """Events that no broker has confirmed yet, oldest first."""
+    rows = conn.execute(
+        sa.select(EVENTS)
+        .where(EVENTS.c.published_at.is_(None), EVENTS.c.staged_at <= staged_before)
+        .order_by(EVENTS.c.staged_at, EVENTS.c.sequence)
+        .limit(limit)
+    )
+    return [_event(row) for row in rows]
+
+
+def mark_published(conn: Connection, event_id: str, *, now: datetime) -> None:
+    """The broker has confirmed the event, and some queue has it. The first time counts."""
+    conn.execute(_MARK_PUBLISHED, {"b_event_id": event_id, "published_at": now})
+
+
+def sign_of_life(conn: Connection, worker_id: str, *, now: datetime) -> None:
+    """This worker's claims stay its own."""
+    seen = _insert(conn, WORKERS).values(worker_id=worker_id, seen_at=now)
+    conn.execute(seen.on_conflict_do_update(index_elements=["worker_id"], set_={"seen_at": now}))
+
+
+def sign_off(conn: Connection, worker_id: str) -> None:
+    """This worker is gone, and its claims with it."""
+    conn.execute(sa.delete(WORKERS).where(WORKERS.c.worker_id == worker_id))
+
+
+def forget_silent_workers(conn: Connection, *, before: datetime) -> None:
+    """Drop the signs of life of workers that were killed; no claim of theirs counts any more."""
+    conn.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < before))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is open in the ledger, for the gauges."""
+
+    untold_events: int
+    oldest_untold: datetime | None
+    open_calls: int
+    oldest_open_call: datetime | None
+
+
+def backlog(conn: Connection) -> Backlog:
+    """Counts what waits: events not told, calls without an answer."""
+    events = conn.execute(
+        sa.select(sa.func.count(), sa.func.min(EVENTS.c.staged_at)).where(EVENTS.c.published_at.is_(None))
+    ).one()
+    calls = conn.execute(
+        sa.select(sa.func.count(), sa.func.min(OPERATIONS.c.first_asked_at)).where(
+            OPERATIONS.c.state == OperationState.STARTED
+        )
+    ).one()
+    return Backlog(events[0], events[1], calls[0], calls[1])
+
+
+def _insert(conn: Connection, table: sa.Table) -> Any:
+    """INSERT … ON CONFLICT is spelled alike in both dialects, but built by each of them."""
+    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _operation_is(order_id: str, kind: str, attempt: int) -> sa.ColumnElement[bool]:
+    return sa.and_(OPERATIONS.c.order_id == order_id, OPERATIONS.c.kind == kind, OPERATIONS.c.attempt == attempt)
+
+
+def _payment(row: Row[Any]) -> Payment:
+    return Payment(
+        order_id=row.order_id,
+        state=PaymentState(row.state),
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        customer_id=row.customer_id,
+        stripe_account=row.stripe_account,
+        payment_id=row.payment_id,
+        status=row.status,
+        livemode=row.livemode,
+        sequence=row.sequence,
+    )
+
+
+def _event(row: Row[Any]) -> PaymentEvent:
+    return PaymentEvent(
+        event_id=row.event_id,
+        order_id=row.order_id,
+        sequence=row.sequence,
+        type=row.type,
+        body=row.body,
+        correlation_id=row.correlation_id,
+        traceparent=row.traceparent,
+    )
+
+
+# Built once: SQLAlchemy then compiles each a single time and only binds values on the road.
+_READ_PAYMENT = sa.select(PAYMENTS).where(PAYMENTS.c.order_id == sa.bindparam("order_id"))
+_MOVE_PAYMENT = (
+    sa.update(PAYMENTS)
+    .where(PAYMENTS.c.order_id == sa.bindparam("b_order_id"), PAYMENTS.c.sequence == sa.bindparam("b_sequence"))
+    .values(
+        {name: sa.bindparam(name) for name in ("state", "payment_id", "status", "livemode", "sequence", "moved_at")}
+    )
+)
+_END_OPERATION = (
+    sa.update(OPERATIONS)
+    .where(
+        OPERATIONS.c.order_id == sa.bindparam("b_order_id"),
+        OPERATIONS.c.kind == sa.bindparam("b_kind"),
+        OPERATIONS.c.attempt == sa.bindparam("b_attempt"),
+    )
+    .values(
+        {name: sa.bindparam(name) for name in ("state", "answered_at", "request_id", "evidence")}
+        | {"claimed_by": None, "claim": None}
+    )
+)
+_STAGE_EVENT = sa.insert(EVENTS)
+_MARK_PUBLISHED = (
+    sa.update(EVENTS)
+    .where(EVENTS.c.event_id == sa.bindparam("b_event_id"), EVENTS.c.published_at.is_(None))
+    .values(published_at=sa.bindparam("published_at"))
+)

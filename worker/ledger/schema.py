@@ -1,0 +1,123 @@
+"""The tables. What they hold is for ever: an order's row is what keeps it from being charged twice."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from worker.payment import OperationState, PaymentState
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC datetime: timestamptz on PostgreSQL, readable text on SQLite, which knows no zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuses a naive time, which would mean another moment on another machine."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time reached the ledger")
+        return value.astimezone(UTC) if dialect.name != "sqlite" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
+        """Aware again."""
+        if value is None:
+            return None
+        stored: datetime = value
+        return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored.astimezone(UTC)
+
+
+def _one_of(column: str, states: type[PaymentState] | type[OperationState]) -> str:
+    return f"{column} IN ({', '.join(repr(str(state)) for state in states)})"
+
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# One row per order, whatever happens to it.
+PAYMENTS: Final = sa.Table(
+    "payments",
+    METADATA,
+    sa.Column("order_id", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("customer_id", sa.String(255)),
+    sa.Column("stripe_account", sa.String(255)),
+    sa.Column("payment_id", sa.String(255), unique=True),
+    sa.Column("status", sa.String(40)),
+    sa.Column("livemode", sa.Boolean(create_constraint=False)),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("opened_at", UtcTime, nullable=False),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    sa.CheckConstraint(_one_of("state", PaymentState), name="state"),
+    sa.CheckConstraint("amount_minor > 0", name="amount"),
+    sa.CheckConstraint("state <> 'intent_created' OR payment_id IS NOT NULL", name="intent_has_id"),
+    sa.CheckConstraint("(state = 'open') = (sequence = 0)", name="decided_is_told"),
+)
+
+# One row per call to Stripe; key and parameters are frozen before the first byte is sent.
+OPERATIONS: Final = sa.Table(
+    "operations",
+    METADATA,
+    sa.Column("order_id", sa.String(64), sa.ForeignKey("payments.order_id"), primary_key=True),
+    sa.Column("kind", sa.String(40), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("idempotency_key", sa.String(255), nullable=False, unique=True),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("stripe_account", sa.String(255)),
+    sa.Column("state", sa.String(20), nullable=False),
+    # who is asking right now: a worker, which counts only while it gives signs of life, and one delivery of its own
+    sa.Column("claimed_by", sa.String(40)),
+    sa.Column("claim", sa.String(80)),
+    sa.Column("first_asked_at", UtcTime, nullable=False),
+    sa.Column("asked", sa.Integer, nullable=False),
+    sa.Column("answered_at", UtcTime),
+    sa.Column("request_id", sa.String(255)),
+    sa.Column("evidence", sa.Text),
+    sa.CheckConstraint(_one_of("state", OperationState), name="state"),
+    sa.CheckConstraint("(state = 'started') = (answered_at IS NULL)", name="answered_has_time"),
+)
+
+# Events to tell, written in the transaction that made them true.
+EVENTS: Final = sa.Table(
+    "events",
+    METADATA,
+    sa.Column("event_id", sa.String(255), primary_key=True),
+    sa.Column("order_id", sa.String(64), sa.ForeignKey("payments.order_id"), nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("type", sa.String(60), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("correlation_id", sa.String(255)),
+    sa.Column("traceparent", sa.String(255)),
+    sa.Column("staged_at", UtcTime, nullable=False),
+    sa.Column("published_at", UtcTime),
+    sa.UniqueConstraint("order_id", "sequence"),
+)
+# Small however many events there are: it holds only those not yet told.
+sa.Index(
+    "ix_events_untold",
+    EVENTS.c.staged_at,
+    sqlite_where=EVENTS.c.published_at.is_(None),
+    postgresql_where=EVENTS.c.published_at.is_(None),
+)
+
+# Signs of life; a claim of a worker that is not here, or silent, may be taken over.
+WORKERS: Final = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("worker_id", sa.String(40), primary_key=True),
+    sa.Column("seen_at", UtcTime, nullable=False),
+)

@@ -1,0 +1,75 @@
+"""Staged events → bus. An event is told when the broker has confirmed it and some queue has it; until then it stays.
+
+The spine tells an event as soon as it is recorded. What a crash, a lost broker or a missing subscriber left behind
+is told by the relay, in the order of each payment.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from worker.bus.outgoing import Outgoing
+from worker.errors import BusUnavailable, LedgerUnavailable, Unroutable
+from worker.ledger import moves
+from worker.ledger.ledger import Ledger
+from worker.payment import PaymentEvent
+from worker.telemetry import Metrics
+
+log: Final = structlog.get_logger()
+
+# Younger ones are still in the hands of the delivery that staged them.
+UNTOLD_AFTER_S: Final = 5
+RELAY_EVERY_S: Final = 2
+RELAY_BATCH: Final = 200
+
+
+class EventRelay:
+    """Tells events, and goes on telling those that were not heard."""
+
+    def __init__(self, *, ledger: Ledger, outgoing: Outgoing, metrics: Metrics, clock: Callable[[], datetime]) -> None:
+        self._ledger = ledger
+        self._outgoing = outgoing
+        self._metrics = metrics
+        self._clock = clock
+
+    async def tell(self, event: PaymentEvent) -> bool:
+        """Publish and mark published; False where no queue takes it yet, and it stays in the ledger.
+
+        A crash between the two tells it a second time under the same id. Raises BusUnavailable, LedgerUnavailable.
+        """
+        try:
+            await self._outgoing.event(event)
+        except Unroutable as error:
+            self._metrics.events.labels(event.type, "unroutable").inc()
+            log.warning("event.unroutable", event_id=event.event_id, error=str(error), kept="in the ledger")
+            return False
+        await self._ledger.run(moves.mark_published, event.event_id, now=self._clock())
+        self._metrics.events.labels(event.type, "published").inc()
+        return True
+
+    async def run_once(self) -> int:
+        """Tell what waits; returns how many were told. Raises BusUnavailable, LedgerUnavailable."""
+        before = self._clock() - timedelta(seconds=UNTOLD_AFTER_S)
+        told = 0
+        held: set[str] = set()  # a payment whose earlier event was not heard: its later ones wait behind it
+        for event in await self._ledger.run(moves.untold_events, staged_before=before, limit=RELAY_BATCH):
+            if event.order_id in held:
+                continue
+            if await self.tell(event):
+                told += 1
+            else:
+                held.add(event.order_id)
+        return told
+
+    async def run(self) -> None:
+        """For ever: tell what waits, look again."""
+        while True:
+            await asyncio.sleep(RELAY_EVERY_S)
+            try:
+                while await self.run_once() == RELAY_BATCH:
+                    pass
+            except (BusUnavailable, LedgerUnavailable) as error:
+                log.warning("relay.waits", error=str(error))

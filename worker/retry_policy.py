@@ -1,0 +1,21 @@
+"""When a call is tried again. Pure: the attempt and the jitter are arguments."""
+
+from typing import Final
+
+# Seconds between deliveries of one order; each is a queue of its own. A blip is over in one, a deploy in thirty,
+# an incident in minutes. The last one repeats.
+RUNGS_S: Final = (1, 5, 30, 120, 600)
+
+# 1 + 5 + 30 + 120 + 16 × 600 s are under three hours: far inside the life of an idempotency key (24 h).
+MAX_DELIVERIES: Final = 20
+
+# In place, before the delivery gives up its slot: a dropped connection or a short 409 is over by then.
+QUICK_TRIES: Final = 3
+QUICK_WAIT_S: Final = 0.2
+
+
+def rung_after(deliveries: int) -> int | None:
+    """Seconds to wait after the n-th delivery (n from 1) has failed; None when the budget is spent."""
+    if deliveries >= MAX_DELIVERIES:
+        return None
+    return RUNGS_S[min(deliveries, len(RUNGS_S)) - 1]

@@ -1,0 +1,235 @@
+"""The Stripe door: the only module that knows the stripe package. Asks, checks the answer, names the error.
+
+Facts it stands on (https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/error-low-level, and
+the source of stripe-python 16): the SDK's own retries would hide attempts and hold a slot while they sleep, so they
+are off; AIOHTTPClient lets errors of the body's reading through raw; a 409 comes as APIError.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import ModuleType, TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import stripe
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from stripe.params import _payment_intent_create_params as create_params
+from typing_extensions import is_typeddict
+
+from worker.client_secret import ClientSecret
+from worker.errors import (
+    AnswerMismatch,
+    CallRefused,
+    CallSystemic,
+    CallTransient,
+    CallUnknown,
+    ParametersRefused,
+    Refusal,
+    WorkerError,
+)
+from worker.payment import Intent, Operation
+
+# Frozen beside the parameters: an answer is read as this version spells it, whatever the account's default.
+API_VERSION: Final = "2026-10-28.endive"
+CONNECT_TIMEOUT_S: Final = 5
+
+
+class StripeGateway:
+    """Asks Stripe. Build it inside the running loop; close it as an async context manager.
+
+    observe: called once per call with (call, result word, seconds) for the metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        api_base: str | None,
+        livemode: bool,
+        timeout_s: float,
+        max_connections: int,
+        observe: Callable[[str, str, float], None] = lambda *_: None,
+    ) -> None:
+        stripe.enable_telemetry = False  # it would send the last request's id and time along, mixed between tasks
+        self._livemode = livemode
+        self._create_params = _strict_adapter(create_params)
+        self._observe = observe
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, ssl=True),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            auto_decompress=True,
+        )
+        self._http = stripe.AIOHTTPClient(timeout=self._session.timeout, session=self._session)
+        bases: Any = {}
+        if api_base:  # for all four: an address left unset would still be Stripe's own host
+            bases = {"api": api_base, "connect": api_base, "files": api_base, "meter_events": api_base}
+        self._client = stripe.StripeClient(
+            api_key,
+            stripe_version=API_VERSION,
+            max_network_retries=0,
+            http_client=self._http,
+            base_addresses=bases,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def create_intent(self, operation: Operation) -> tuple[Intent, ClientSecret | None]:
+        """Create the PaymentIntent of an operation, or have the first answer to its key again.
+
+        Raises CallRefused (no, and never), CallTransient (nothing happened), CallUnknown (it may have happened),
+        CallSystemic (our key or account), AnswerMismatch (made for something else than asked).
+        """
+        options: Any = {"idempotency_key": operation.idempotency_key}
+        if operation.stripe_account:
+            options["stripe_account"] = operation.stripe_account
+        answer = await self._ask(
+            "create_intent",
+            lambda: self._client.v1.payment_intents.create_async(dict(operation.params), options),  # type: ignore[arg-type]
+        )
+        intent = _read_intent(answer)
+        self._check(operation, intent)
+        return intent, _secret_of(answer)
+
+    async def fetch_intent(self, payment_id: str, stripe_account: str | None) -> tuple[Intent, ClientSecret | None]:
+        """The intent as it is now, and its secret. Raises the same errors as create_intent."""
+        options: Any = {"stripe_account": stripe_account} if stripe_account else {}
+        answer = await self._ask(
+            "fetch_intent", lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, options)
+        )
+        return _read_intent(answer), _secret_of(answer)
+
+    async def probe(self) -> None:
+        """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
+        await self._ask("probe", lambda: self._client.v1.payment_intents.list_async({"limit": 1}))
+
+    async def _ask(self, call: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        clock = asyncio.get_running_loop().time
+        started, result = clock(), "answered"
+        try:
+            return await ask()
+        except stripe.StripeError as error:
+            ours = translate(error)
+            result = type(ours).__name__
+            raise ours from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            result = "CallUnknown"
+            raise CallUnknown(f"the answer was cut off: {type(error).__name__}", reason="answer_lost") from error
+        finally:
+            self._observe(call, result, clock() - started)
+
+    def check_params(self, params: Mapping[str, Any]) -> None:
+        """Hold parameters against the SDK's own types: names, nesting, kinds. Raises ParametersRefused.
+
+        The SDK sends whatever it is given; Stripe would say no only after the key is used up.
+        """
+        try:
+            self._create_params.validate_python(params)
+        except ValidationError as error:
+            faults = error.errors(include_input=False, include_url=False, include_context=False)
+            raise ParametersRefused("; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)) from None
+
+    def _check(self, operation: Operation, intent: Intent) -> None:
+        params = operation.params
+        pairs = {
+            "amount": (params["amount"], intent.amount_minor),
+            "currency": (params["currency"], intent.currency),
+            "livemode": (self._livemode, intent.livemode),
+            "order_id": (operation.order_id, intent.order_id),
+        }
+        differences = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if differences:
+            raise AnswerMismatch(differences, payment_id=intent.payment_id)
+
+
+def _strict_adapter(module: ModuleType) -> TypeAdapter[Any]:
+    """The SDK's TypedDict for creating an intent as a validator that forbids what the type does not name.
+
+    The SDK writes its annotations as text and leaves two of the names in it unimported.
+    """
+    names = {**vars(module), "Mapping": Mapping, "StripeContext": stripe.StripeContext}
+    for declared in vars(module).values():
+        if is_typeddict(declared):
+            declared.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=True)
+    adapter: TypeAdapter[Any] = TypeAdapter(module.PaymentIntentCreateParams)
+    adapter.rebuild(_types_namespace=names)
+    return adapter
+
+
+def translate(error: stripe.StripeError) -> WorkerError:  # noqa: PLR0911 - one line for each family, read as a table
+    """Stripe's exception as one of ours, by what may be done next.
+
+    The header `Idempotent-Replayed` tells a stored error from a fresh one: asking again only repeats the former.
+    """
+    if isinstance(error, stripe.APIConnectionError):
+        return _translate_lost(error)
+    status = error.http_status or 0
+    headers: Mapping[str, str] = {name.lower(): value for name, value in (error.headers or {}).items()}
+    code = getattr(error.error, "code", None) or error.code
+    told = f"{status} {code or type(error).__name__} ({error.request_id or 'no request id'})"
+    if isinstance(error, stripe.RateLimitError):
+        limit = headers.get("stripe-rate-limited-reason")
+        return CallTransient(f"{told} {limit or ''}".strip(), reason="rate_limited" if limit else "lock_timeout")
+    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+        return CallSystemic(f"{told}: Stripe refuses our key or what it may do")
+    if isinstance(error, stripe.IdempotencyError):
+        return CallUnknown(f"{told}: key used with other parameters", reason="key_mismatch", may_ask_again=False)
+    if status == 409:
+        return CallTransient(told, reason="in_use")
+    if isinstance(error, stripe.CardError | stripe.InvalidRequestError):
+        return CallRefused(_refusal(error, code))
+    if headers.get("idempotent-replayed") == "true":
+        return CallUnknown(f"{told}: the first answer again", reason="stored_error", may_ask_again=False)
+    return CallUnknown(told, reason="server_error")
+
+
+def _translate_lost(error: stripe.APIConnectionError) -> WorkerError:
+    """No answer. Where the connection was never made, nothing was sent and so nothing was done."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            return CallTransient("no connection to Stripe", reason="no_connection")
+        cause = cause.__cause__ or cause.__context__
+    return CallUnknown("the connection broke before the answer", reason="answer_lost")
+
+
+def _refusal(error: stripe.StripeError, code: str | None) -> Refusal:
+    body = error.error
+    intent = getattr(body, "payment_intent", None)
+    return Refusal(
+        http_status=error.http_status or 0,
+        code=code,
+        decline_code=getattr(body, "decline_code", None),
+        advice_code=getattr(body, "advice_code", None),
+        message=str(getattr(body, "message", None) or "")[:500],
+        payment_id=getattr(intent, "id", None),
+        payment_status=getattr(intent, "status", None),
+        livemode=getattr(intent, "livemode", None),
+        request_id=error.request_id,
+    )
+
+
+def _read_intent(answer: Any) -> Intent:
+    """Raises CallUnknown for an answer that is no PaymentIntent: some proxy's, perhaps."""
+    try:
+        return Intent(
+            payment_id=str(answer.id),
+            status=str(answer.status),
+            amount_minor=int(answer.amount),
+            currency=str(answer.currency),
+            livemode=bool(answer.livemode),
+            order_id=answer.metadata["order_id"] if "order_id" in answer.metadata else None,  # noqa: SIM401 - no dict
+            request_id=answer.last_response.request_id if answer.last_response else None,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CallUnknown("the answer is not a PaymentIntent", reason="strange_answer") from error
+
+
+def _secret_of(answer: Any) -> ClientSecret | None:
+    secret = getattr(answer, "client_secret", None)
+    return ClientSecret(secret) if isinstance(secret, str) else None

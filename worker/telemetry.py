@@ -1,0 +1,126 @@
+"""Logs as events, and the figures that somebody on call wants first."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from worker.card_numbers import mask_text
+from worker.client_secret import ClientSecret
+
+# Last line of defence: whatever slipped into a log call is taken out again before it is written.
+_SECRETS: Final = re.compile(
+    r"(?:sk|rk)_(?:live|test)_\w+|whsec_\w+|pi_\w+_secret_\w+|seti_\w+_secret_\w+|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
+)
+# Their DEBUG lines hold whole requests and answers, client secrets included.
+_LOUD_LIBRARIES: Final = ("stripe", "aio_pika", "aiormq", "aiohttp", "sqlalchemy", "alembic", "asyncio", "pamqp")
+
+
+def configure_logging(*, level: str, as_json: bool, stream: TextIO = sys.stderr) -> None:
+    """Set up structlog, and the standard library's loggers beside it, for this process."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        scrub,
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(number, logging.INFO), force=True)
+    for name in _LOUD_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: no key, client secret, password or card number leaves in a log line."""
+    return {key: _scrubbed(value) for key, value in event.items()}
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if isinstance(value, ClientSecret):
+        return repr(value)
+    if isinstance(value, dict):
+        return {str(key): _scrubbed(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_scrubbed(inner) for inner in value]
+    text = value if isinstance(value, str) else str(value)
+    return mask_text(_SECRETS.sub("***", text))
+
+
+class Metrics:
+    """The figures of one worker, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.orders = Counter(
+            "payment_worker_orders",
+            "Deliveries settled, by how: done, retry, dead_letter, give_back.",
+            ["outcome", "reason"],
+            registry=self.registry,
+        )
+        self.payments = Counter(
+            "payment_worker_payments",
+            "Outcomes recorded, by state and currency.",
+            ["state", "currency"],
+            registry=self.registry,
+        )
+        self.order_seconds = Histogram(
+            "payment_worker_order_seconds",
+            "From delivery to settled.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.stripe_seconds = Histogram(
+            "payment_worker_stripe_seconds",
+            "Calls to Stripe, by call and result.",
+            ["call", "result"],
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.in_work = Gauge("payment_worker_in_work", "Deliveries in work now.", registry=self.registry)
+        self.subscribed = Gauge(
+            "payment_worker_subscribed", "1 while the broker has us as a consumer.", registry=self.registry
+        )
+        self.events = Counter(
+            "payment_worker_events", "Events told, by type and result.", ["type", "result"], registry=self.registry
+        )
+        self.untold_events = Gauge(
+            "payment_worker_untold_events", "Events in the ledger that no queue has yet.", registry=self.registry
+        )
+        self.oldest_untold_seconds = Gauge(
+            "payment_worker_oldest_untold_event_seconds", "Age of the oldest of those.", registry=self.registry
+        )
+        self.open_calls = Gauge(
+            "payment_worker_open_calls", "Calls to Stripe without a recorded answer.", registry=self.registry
+        )
+        self.oldest_open_call_seconds = Gauge(
+            "payment_worker_oldest_open_call_seconds",
+            "Age of the oldest of those; its key expires at 86400.",
+            registry=self.registry,
+        )
+
+    def observe_stripe(self, call: str, result: str, seconds: float) -> None:
+        """One call to Stripe has ended."""
+        self.stripe_seconds.labels(call, result).observe(seconds)
