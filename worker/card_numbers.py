@@ -8,13 +8,21 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-# 12 to 19 digits, in groups with single spaces or dashes if any; not the tail of a decimal fraction.
-_CANDIDATE: Final = re.compile(rb"(?<![0-9.])[2-6](?:[ -]?[0-9]){11,18}(?![0-9])")
+# 12 digits or more, in groups with single spaces or dashes if any; not the tail of a decimal fraction. A UUID is
+# matched whole to be passed over: some of them start with sixteen digits, and now and then these pass Luhn.
+_CANDIDATE: Final = re.compile(
+    rb"(?<![0-9a-z])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})(?![0-9a-z])"
+    rb"|(?P<run>(?<![0-9])(?<![0-9]\.)[0-9](?:[ -]?[0-9]){11,})",
+    re.IGNORECASE,
+)
+_GROUP: Final = re.compile(rb"[0-9]+")
 _SECRET_FIELD: Final = re.compile(
-    rb'("(?:cvc2?|cvv2?|card_?cvc|card_?number|security_?code)"\s*:\s*)("[^"\\]{0,64}"|[0-9]{1,19})', re.IGNORECASE
+    rb'("(?:cvc2?|cvv2?|card_?cvc|card_?number|security_?code)"\s*:\s*)("[^"\\]{1,64}"|[0-9]{1,19})', re.IGNORECASE
 )
 _SECRET_NAMES: Final = re.compile(r"cvc2?|cvv2?|card_?cvc|card_?number|security_?code", re.IGNORECASE)
 _ESCAPED: Final = re.compile(rb"\\u00(2[0d]|3[0-9])", re.IGNORECASE)
+
+MAX_CARD_DIGITS: Final = 19
 
 # (first, last, digits compared, lengths): who issues cards, and how long their numbers are.
 _ISSUERS: Final = (
@@ -37,6 +45,14 @@ _ISSUERS: Final = (
     (6759, 6763, 4, {12, 13, 14, 15, 16, 17, 18, 19}),
 )
 
+# {the first four digits: the lengths that a number with them may have}
+_LENGTHS: Final = {
+    b"%d" % start: {
+        length for first, last, size, some in _ISSUERS if first <= start // 10 ** (4 - size) <= last for length in some
+    }
+    for start in range(2000, 7000)
+}
+
 
 def mask_cards(body: bytes) -> bytes:
     """The bytes with every card number reduced to its last four digits and every security code blanked.
@@ -47,7 +63,7 @@ def mask_cards(body: bytes) -> bytes:
     plain = body
     if b"\\u00" in body:  # digits written as JSON escapes; only rewritten where that uncovers something
         plain = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), body)
-    masked = _CANDIDATE.sub(_mask_number, plain)
+    masked = _mask_numbers(plain)
     masked = _SECRET_FIELD.sub(rb'\1"***"', masked)
     return body if masked == plain else masked
 
@@ -81,37 +97,64 @@ def find_card_field(data: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _mask_number(match: re.Match[bytes]) -> bytes:
+def _mask_numbers(plain: bytes) -> bytes:
+    """Until no card number is left: what one of them leaves of itself may be the first digits of the next."""
+    masked = _CANDIDATE.sub(_mask_run, plain)
+    while masked != plain:
+        plain, masked = masked, _CANDIDATE.sub(_mask_run, masked)
+    return masked
+
+
+def _mask_run(match: re.Match[bytes]) -> bytes:
     """Masks what is a card number from one separator to another: beside it an expiry or a count may stand.
 
-    Never a part of an unbroken run: every tenth long number has some stretch that passes Luhn.
+    Never a part of an unbroken run: every tenth long number has some stretch that passes Luhn. Nor what starts
+    with a plus: every tenth German mobile number would be a Visa card of 13 digits.
     """
-    run = match[0]
-    starts = [0, *(index + 1 for index, byte in enumerate(run) if byte in b" -")]
-    ends = [*(start - 1 for start in starts[1:]), len(run)]
-    for start in starts:
-        for end in reversed(ends):
-            digits = [byte - 48 for byte in run[start:end] if byte not in b" -"]
-            if len(digits) >= 12 and _is_card(digits):
-                return run[:start] + _blank(run[start:end], len(digits)) + run[end:]
-    return run
+    run = match["run"]
+    if run is None:
+        return match[0]
+    groups = [(group.start(), group.end()) for group in _GROUP.finditer(run)]
+    has_plus = match.string[max(0, match.start() - 1) : match.start()] == b"+"
+    out, index = bytearray(run), int(has_plus)
+    while index < len(groups):
+        last = _card_from(run, groups, index)
+        if last is None:
+            index += 1
+            continue
+        start, end = groups[index][0], groups[last][1]
+        out[start:end] = _blank(run[start:end])
+        index = last + 1
+    return bytes(out)
 
 
-def _is_card(digits: list[int]) -> bool:
-    number = "".join(map(str, digits))
-    if not any(
-        len(digits) in lengths and first <= int(number[:compared]) <= last
-        for first, last, compared, lengths in _ISSUERS
-    ):
+def _card_from(run: bytes, groups: list[tuple[int, int]], first: int) -> int | None:
+    """The index of the group that ends the longest card number which starts with the first one, if any."""
+    found, digits = None, b""
+    for last in range(first, len(groups)):
+        start, end = groups[last]
+        digits += run[start : min(end, start + MAX_CARD_DIGITS + 1)]
+        if len(digits) > MAX_CARD_DIGITS:
+            break
+        if _is_card(digits):
+            found = last
+    return found
+
+
+def _is_card(digits: bytes) -> bool:
+    if len(digits) not in _LENGTHS.get(digits[:4], ()):
         return False
-    doubled = [digit if index % 2 == 0 else digit * 2 - 9 * (digit > 4) for index, digit in enumerate(reversed(digits))]
+    doubled = [
+        digit - 48 if index % 2 == 0 else (digit - 48) * 2 - 9 * (digit > 52)
+        for index, digit in enumerate(reversed(digits))
+    ]
     return sum(doubled) % 10 == 0
 
 
-def _blank(run: bytes, length: int) -> bytes:
-    out, seen = bytearray(), 0
-    for byte in run:
-        is_digit = 48 <= byte <= 57
-        seen += is_digit
-        out.append(42 if is_digit and seen <= length - 4 else byte)
+def _blank(number: bytes) -> bytes:
+    out, left = bytearray(number), sum(48 <= byte <= 57 for byte in number) - 4
+    for index, byte in enumerate(number):
+        if 48 <= byte <= 57 and left > 0:
+            out[index] = 42
+            left -= 1
     return bytes(out)

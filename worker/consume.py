@@ -83,7 +83,8 @@ class Consumer:
             log.warning("consumer.waiting", why=why)
             await self._wait(tries, stop)
             tries += 1
-            await self._wait_for_recovery(stop)
+            if self._fault.is_set():
+                await self._wait_for_recovery(stop)
         await self._drain()
 
     async def _until_over(self, subscription: Subscription, stop: asyncio.Event) -> str:

@@ -12,9 +12,8 @@ from worker.errors import ConfigurationError
 
 
 def _known_scheme(value: SecretStr) -> SecretStr:
-    url = urlsplit(value.get_secret_value())
-    if url.scheme not in ("amqp", "amqps") or not url.hostname:
-        raise ValueError("must look like amqp://user:password@host:5672/vhost (or amqps://)")
+    if not _is_address(value.get_secret_value(), ("amqp", "amqps")):
+        raise ValueError("must look like amqp://user:password@host:5672/vhost (or amqps://), the password URL-encoded")
     return value
 
 
@@ -32,10 +31,18 @@ def _known_ledger(value: SecretStr) -> SecretStr:
 
 
 def _http_address(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme not in ("http", "https") or not url.hostname or url.query:
+    if not _is_address(value, ("http", "https")) or "?" in value:
         raise ValueError("must be a base address such as http://127.0.0.1:12111")
     return value.rstrip("/")
+
+
+def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
+    """Whether it is a URL with a host and a fit port. The parser's own errors quote pieces of passwords."""
+    try:
+        url = urlsplit(value)
+        return url.scheme in schemes and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
@@ -155,11 +162,14 @@ def _read_one(name: str, environment: Mapping[str, str]) -> str:
     if not path:
         return text
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"{name}_FILE cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{name}_FILE is not UTF-8 text") from None
+    if not text:  # a default in its place would be a ledger that nobody meant
+        raise ConfigurationError(f"{name}_FILE names an empty file")
+    return text
 
 
 def _said(fault: Any) -> str:

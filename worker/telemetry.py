@@ -17,7 +17,9 @@ _SECRETS: Final = re.compile(
     r"(?:sk|rk)_(?:live|test)_\w+|whsec_\w+|pi_\w+_secret_\w+|seti_\w+_secret_\w+|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
 )
 # Their DEBUG lines hold whole requests and answers, client secrets included.
-_LOUD_LIBRARIES: Final = ("stripe", "aio_pika", "aiormq", "aiohttp", "sqlalchemy", "alembic", "asyncio", "pamqp")
+_LOUD_LIBRARIES: Final = ("stripe", "aiohttp", "sqlalchemy", "alembic", "asyncio")
+# Each lost connection is told once, by us; these tell it again as errors.
+_REPEATING_LIBRARIES: Final = ("aio_pika", "aiormq", "pamqp")
 
 
 def configure_logging(*, level: str, as_json: bool, stream: TextIO = sys.stderr) -> None:
@@ -49,6 +51,8 @@ def configure_logging(*, level: str, as_json: bool, stream: TextIO = sys.stderr)
     logging.basicConfig(handlers=[handler], level=max(number, logging.INFO), force=True)
     for name in _LOUD_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _REPEATING_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

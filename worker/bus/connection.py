@@ -33,16 +33,19 @@ async def connect(url: str, *, role: str) -> AbstractConnection:
     address = URL(url)
     if "heartbeat" not in address.query:
         address = address.update_query(heartbeat=str(HEARTBEAT_S))
+    connection = aio_pika.Connection(address, client_properties={"connection_name": f"payment-worker {role}"})
     try:
         with bus_errors():
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                return await aio_pika.connect(address, client_properties={"connection_name": f"payment-worker {role}"})
+                await connection.connect()
     except BusUnavailable as error:
+        await close(connection)  # or its destructor tries to, later
         if isinstance(error.__cause__, AuthenticationError | ProbableAuthenticationError):
             raise BusUnavailable(f"the broker at {address.host} refuses the user or the password") from error.__cause__
         raise BusUnavailable(
             f"no connection to the broker at {address.host}:{address.port or 5672} ({error})"
         ) from error
+    return connection
 
 
 async def close(connection: AbstractConnection | None) -> None:

@@ -6,7 +6,6 @@ So `sqlite+aiosqlite://` and `postgresql+asyncpg://` addresses are taken and ser
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from worker.errors import LedgerUnavailable, WorkerError
+from worker.errors import LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +73,10 @@ class Ledger:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:SQLITE_BATCH], self._waiting[SQLITE_BATCH:]
-                answers = await loop.run_in_executor(self._threads, self._commit_all, [move for move, _ in batch])
+                try:
+                    answers = await loop.run_in_executor(self._threads, self._commit_all, [move for move, _ in batch])
+                except RuntimeError:  # the threads take nothing any more; nobody may wait for ever
+                    answers = [LedgerUnavailable("the ledger is closed") for _ in batch]
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if future.done():  # its delivery was cancelled meanwhile; the move stands all the same
                         continue
@@ -88,8 +90,13 @@ class Ledger:
     def _commit_all(self, batch: Sequence[Callable[[Connection], Any]]) -> list[Any]:
         if len(batch) > 1:
             # Any failure undoes all of them, so that none is half done; one by one finds whose it was.
-            with contextlib.suppress(sa.exc.SQLAlchemyError, WorkerError), self.engine.begin() as conn:
-                return [move(conn) for move in batch]
+            try:
+                with self.engine.begin() as conn:
+                    return [move(conn) for move in batch]
+            except sa.exc.OperationalError as error:  # locked, full: so for each of them, and each would wait as long
+                return [LedgerUnavailable(_told(error)) for _ in batch]
+            except Exception:  # noqa: BLE001, S110 - it comes again below, and goes to the delivery that asked
+                pass
         answers: list[Any] = []
         for move in batch:
             try:
@@ -110,11 +117,12 @@ def open_engine(url: str) -> Engine:
     """An engine on the drivers this project ships. Raises LedgerUnavailable for an address it cannot read."""
     try:
         address = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # the second one for a port that is no number
         raise LedgerUnavailable("the ledger's address cannot be read") from None
     if address.get_backend_name() == "sqlite":
         engine = sa.create_engine(
             address.set(drivername="sqlite+pysqlite"),
+            hide_parameters=True,
             connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False},
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -122,6 +130,7 @@ def open_engine(url: str) -> Engine:
         return engine
     return sa.create_engine(
         address.set(drivername="postgresql+psycopg"),
+        hide_parameters=True,
         pool_size=POSTGRES_LANES,
         max_overflow=0,
         pool_pre_ping=True,

@@ -52,8 +52,9 @@ def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) ->
         livemode=None,
         sequence=0,
     )
-    made = conn.execute(
-        _insert(conn, PAYMENTS).on_conflict_do_nothing(index_elements=["order_id"]),
+    made = _insert_if_absent(
+        conn,
+        PAYMENTS,
         {
             "order_id": payment.order_id,
             "state": payment.state,
@@ -66,7 +67,7 @@ def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) ->
             "moved_at": now,
         },
     )
-    return payment if made.rowcount == 1 else read_payment(conn, order.order_id) or payment
+    return payment if made else read_payment(conn, order.order_id) or payment
 
 
 def read_payment(conn: Connection, order_id: str) -> Payment | None:
@@ -94,8 +95,9 @@ def start_call(
     claim: names one delivery of the worker. A claim of a worker silent for longer than claim_ttl_s is taken over.
     """
     operation = Operation(order_id, kind, attempt, idempotency_key, params, stripe_account, now)
-    made = conn.execute(
-        _insert(conn, OPERATIONS).on_conflict_do_nothing(index_elements=["order_id", "kind", "attempt"]),
+    made = _insert_if_absent(
+        conn,
+        OPERATIONS,
         {
             "order_id": order_id,
             "kind": kind,
@@ -110,7 +112,7 @@ def start_call(
             "asked": 1,
         },
     )
-    if made.rowcount == 1:
+    if made:
         return Claimed(operation)
     row = conn.execute(
         sa.select(OPERATIONS, WORKERS.c.seen_at)
@@ -268,6 +270,13 @@ def backlog(conn: Connection) -> Backlog:
 def _insert(conn: Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT is spelled alike in both dialects, but built by each of them."""
     return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+    """Whether the row was not there under its primary key, and is now."""
+    key = list(table.primary_key.columns)
+    made = conn.execute(_insert(conn, table).on_conflict_do_nothing(index_elements=key).returning(key[0]), row)
+    return made.first() is not None
 
 
 def _operation_is(order_id: str, kind: str, attempt: int) -> sa.ColumnElement[bool]:

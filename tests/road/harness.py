@@ -1,0 +1,214 @@
+"""The world round the worker, as tests drive it: a shop with a subscriber, and the worker as a real process."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+DEADLINE_S = 30
+QUORUM = {"x-queue-type": "quorum"}
+
+
+async def until(is_so: Callable[[], Any], *, what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Wait for a condition, sync or async; returns its value. Fails with what was waited for."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = is_so()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline_s} s in vain for: {what}")
+        await asyncio.sleep(0.02)
+
+
+def new_names() -> dict[str, str]:
+    """Names on the broker that no other test has, as the worker's environment."""
+    prefix = f"t{uuid4().hex[:10]}"
+    return {
+        "ORDERS_EXCHANGE": f"{prefix}.orders",
+        "ORDERS_QUEUE": f"{prefix}.worker.orders",
+        "RETRY_QUEUE_PREFIX": f"{prefix}.worker.retry",
+        "DEAD_LETTERS_QUEUE": f"{prefix}.worker.dead-letters",
+        "PAYMENTS_EXCHANGE": f"{prefix}.payments",
+    }
+
+
+class WorkerProcess:
+    """`python -m worker run` as a process of its own, its log in a file."""
+
+    def __init__(self, environment: dict[str, str], log: Path, *, command: Sequence[str] = ("-m", "worker", "run")):
+        self._environment = environment
+        self._command = command
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._command], env=self._environment, stdout=log, stderr=log
+            )
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def lines(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line.get("event") == event]
+
+    async def until_subscribed(self) -> Self:
+        count = len(self.said("consumer.subscribed"))
+        await until(
+            lambda: len(self.said("consumer.subscribed")) > count or not self.is_running() or count,
+            what="the worker to subscribe",
+        )
+        assert self.is_running(), self.log.read_text()
+        return self
+
+    @property
+    def http(self) -> str:
+        return str(self.said("worker.started")[-1]["http"])
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    async def exit_code(self, deadline_s: float = DEADLINE_S) -> int:
+        return await asyncio.to_thread(self.process.wait, deadline_s)
+
+    async def stop(self) -> int:
+        if self.is_running():
+            self.process.send_signal(signal.SIGTERM)
+        return await self.exit_code()
+
+
+class Shop:
+    """An order service and a subscriber, as another team would write them: plain aio-pika."""
+
+    def __init__(self, amqp_url: str, names: dict[str, str]) -> None:
+        self._url = amqp_url
+        self.names = names
+        self.events: list[dict[str, Any]] = []
+        self.messages: list[AbstractIncomingMessage] = []
+        self.replies: list[tuple[str | None, dict[str, Any]]] = []
+
+    async def __aenter__(self) -> Self:
+        self.connection = await aio_pika.connect(self._url)
+        self.channel = await self.connection.channel(on_return_raises=True)
+        self.orders = await self.channel.declare_exchange(self.names["ORDERS_EXCHANGE"], "topic", durable=True)
+        self.payments = await self.channel.declare_exchange(self.names["PAYMENTS_EXCHANGE"], "topic", durable=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with_queues = [value for key, value in self.names.items() if key.endswith("_QUEUE")]
+        with_queues += [f"{self.names['RETRY_QUEUE_PREFIX']}.{delay}s" for delay in (1, 5, 30, 120, 600)]
+        channel = await self.connection.channel()
+        for queue in with_queues:
+            await channel.queue_delete(queue)
+        for exchange in (self.names["ORDERS_EXCHANGE"], self.names["PAYMENTS_EXCHANGE"]):
+            await channel.exchange_delete(exchange)
+        await self.connection.close()
+
+    async def subscribe(self, binding: str = "payment.#") -> None:
+        """A queue of our own on the payment events; what arrives is in `events` and `messages`."""
+        queue = await self.channel.declare_queue(exclusive=True)
+        await queue.bind(self.payments, binding)
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            self.messages.append(message)
+            self.events.append(json.loads(message.body))
+
+        await queue.consume(take, no_ack=True)
+
+    async def await_replies(self) -> str:
+        """A private queue for replies; what arrives is in `replies`."""
+        queue = await self.channel.declare_queue(exclusive=True)
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            self.replies.append((message.correlation_id, json.loads(message.body)))
+
+        await queue.consume(take, no_ack=True)
+        return queue.name
+
+    async def send(self, body: bytes | dict[str, Any], **properties: Any) -> None:
+        """Publish to the orders exchange, confirmed. A dict is sent as plain JSON."""
+        properties.setdefault("message_id", uuid4().hex)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        message = aio_pika.Message(data, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **properties)
+        await self.orders.publish(message, "order.created", mandatory=False)
+
+    async def send_all(self, orders: Sequence[dict[str, Any]]) -> None:
+        await asyncio.gather(*(self.send(order) for order in orders))
+
+    async def declare_worker_queue(self) -> None:
+        """So that orders sent before the worker's first start are kept: the worker finds it as it wants it."""
+        from worker.bus.topology import BusNames, declare_topology
+
+        fields = {key.lower(): value for key, value in self.names.items()}
+        names = BusNames(orders_routing_key="order.created", retry_delays_s=(1, 5, 30, 120, 600), **fields)
+        await declare_topology(self.channel, names)
+
+    async def ready_count(self, queue: str) -> int:
+        """Messages that lie ready in a queue."""
+        channel = await self.connection.channel()
+        try:
+            declared = await channel.declare_queue(queue, passive=True)
+            return declared.declaration_result.message_count or 0
+        finally:
+            await channel.close()
+
+    async def until_events(self, count: int, *, deadline_s: float = DEADLINE_S) -> list[dict[str, Any]]:
+        """Wait for that many different events."""
+        await until(
+            lambda: len({event["id"] for event in self.events}) >= count,
+            what=f"{count} different events",
+            deadline_s=deadline_s,
+        )
+        return self.events
+
+    def events_per_order(self) -> Counter[str]:
+        """Different event ids for each order."""
+        return Counter(order for order, _ in {(event["subject"], event["id"]) for event in self.events})
+
+
+def run_cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of `payment-worker`, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *words], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+async def dead_letters(environment: dict[str, str], *words: str) -> list[dict[str, Any]]:
+    """What `dead-letters list --json` shows."""
+    done = await asyncio.to_thread(run_cli, environment, "dead-letters", "list", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    letters: list[dict[str, Any]] = json.loads(done.stdout)
+    return letters
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """The process environment without any setting of the product, and then these."""
+    from worker.settings import SETTING_NAMES
+
+    return {name: value for name, value in os.environ.items() if name not in SETTING_NAMES} | settings

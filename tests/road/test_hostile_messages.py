@@ -1,0 +1,266 @@
+"""Whatever is sent: a dead letter whose reason names the field, nothing charged, the good order behind it done."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pamqp import commands
+
+from tests.road.harness import Shop, WorkerProcess, dead_letters, until
+from worker.list_dead_letters import read_dead_letters
+from worker.sandbox.stripe_control import SandboxControl
+from worker.settings import read_settings
+
+MakeWorker = Callable[..., WorkerProcess]
+CARD = "4242424242424242"
+
+
+def an_order(**fields: Any) -> bytes:
+    return json.dumps({"order_id": "order-bad", "amount": "10.00", **fields}).encode()
+
+
+def raw_order(**fields: str) -> bytes:
+    """An order whose given fields are written into the JSON as they are."""
+    known = {"order_id": '"order-bad"', "amount": '"10.00"', **fields}
+    return ("{" + ", ".join(f'"{name}": {text}' for name, text in known.items()) + "}").encode()
+
+
+# name → (body, what the error must name)
+BODIES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "body"),
+    "not JSON": (b"order please", "body"),
+    "not UTF-8": (b'{"order_id": "\xff\xfe"}', "body"),
+    "two MiB": (b'{"order_id": "order-bad", "filler": "' + b"x" * 2 * 1024 * 1024 + b'"}', "body"),
+    "50,000 levels deep": (b'{"order_id": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "body"),
+    "half an object": (b'{"order_id": "order-bad"', "body"),
+    "an array": (b"[1, 2]", "body"),
+    "another JSON object": (b'{"hello": "world"}', "order_id"),
+    "NaN": (raw_order(amount="NaN"), "body"),
+    "Infinity": (raw_order(amount="Infinity"), "body"),
+    "1e400": (raw_order(amount="1e400"), "amount"),
+    "true": (raw_order(amount="true"), "amount"),
+    "underscores": (raw_order(amount='"1_000"'), "amount"),
+    "a fraction of a cent": (raw_order(amount='"10.005"', currency='"USD"'), "amount"),
+    "a fraction of a yen": (raw_order(amount='"500.5"', currency='"JPY"'), "amount"),
+    "Arabic digits": (raw_order(amount='"١٠٫٠٠"'), "amount"),
+    "an unknown currency": (raw_order(currency='"ZZZ"'), "currency"),
+    "zero": (raw_order(amount='"0.00"'), "amount"),
+    "a negative": (raw_order(amount='"-5.00"'), "amount"),
+    "an empty order id": (raw_order(order_id='""'), "order_id"),
+    "5,000 letters of order id": (raw_order(order_id='"' + "a" * 5000 + '"'), "order_id"),
+    "NUL in the order id": (raw_order(order_id='"order\\u0000"'), "order_id"),
+    "NUL in the description": (raw_order(description='"a\\u0000b"'), "description"),
+    "NUL in a metadata value": (raw_order(metadata='{"key": "a\\u0000b"}'), "metadata.key"),
+    "the amount twice": (b'{"order_id": "order-bad", "amount": "1.00", "amount": "9.00"}', "amount"),
+    "a card number in the description": (an_order(description=f"card {CARD}"), "description"),
+    "a card number in a field nobody reads": (an_order(note={"deep": [CARD]}), "note.deep.0"),
+    "a card number as the order id": (an_order(order_id=CARD), "order_id"),
+    "a card number with dashes": (an_order(metadata={"k": "4242-4242-4242-4242"}), "metadata.k"),
+    "a card number as a JSON number": (raw_order(number=CARD), "number"),
+    "a security code": (an_order(cvc="123"), "cvc"),
+    "another type of event": (
+        json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "order.updated", "data": {}}).encode(),
+        "type",
+    ),
+    "an old CloudEvent": (
+        json.dumps({"specversion": "0.3", "id": "1", "source": "s", "type": "order.created", "data": {}}).encode(),
+        "specversion",
+    ),
+    "confirm without a payment method": (an_order(confirm=True), "payment_method"),
+}
+
+
+class RawProperties(commands.Basic.Properties):
+    """AMQP properties written on the wire as given: flags, then bytes that no decoder likes."""
+
+    def __init__(self, flag: int, data: bytes) -> None:
+        super().__init__(message_id="never-written")
+        self._raw = flag.to_bytes(2) + data
+
+    def marshal(self) -> bytes:
+        return self._raw
+
+
+def a_table(content: bytes) -> bytes:
+    return len(content).to_bytes(4) + content
+
+
+def nested_tables(depth: int) -> bytes:
+    table = a_table(b"")
+    for _ in range(depth):
+        table = a_table(b"\x01kF" + table)
+    return table
+
+
+NANOSECONDS = 1_760_000_000_000_000_000
+PROPERTIES: dict[str, tuple[RawProperties, str]] = {
+    "a timestamp in nanoseconds": (RawProperties(64, NANOSECONDS.to_bytes(8)), "timestamp"),
+    "a timestamp in microseconds": (RawProperties(64, (NANOSECONDS // 1000).to_bytes(8)), "timestamp"),
+    "a message id that is not UTF-8": (RawProperties(128, b"\x02\xff\xfe"), "message_id"),
+    "a type that is not UTF-8": (RawProperties(32, b"\x02\xff\xfe"), "type"),
+    "a header key that is not UTF-8": (RawProperties(8192, a_table(b"\x02\xff\xfeS\x00\x00\x00\x01a")), "headers"),
+    "a nanosecond time in a header": (
+        RawProperties(8192, a_table(b"\x01kT" + NANOSECONDS.to_bytes(8))),
+        "headers",
+    ),
+    "headers nested 500 deep": (RawProperties(8192, nested_tables(500)), "headers"),
+    "headers nested 100 deep": (RawProperties(8192, nested_tables(100)), "headers"),
+}
+
+
+@pytest.fixture
+async def world(make_worker: MakeWorker, shop: Shop) -> WorkerProcess:
+    await shop.subscribe()
+    return await make_worker().until_subscribed()
+
+
+async def test_every_hostile_body_becomes_a_dead_letter_that_names_the_field(
+    world: WorkerProcess, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    for name, (body, _) in BODIES.items():
+        await shop.send(body, message_id=name)
+    await shop.send({"order_id": "order-good", "amount": "10.00"})
+    await shop.until_events(1)
+    letters = {letter["event_id"]: letter for letter in await until_letters(environment, len(BODIES))}
+
+    wrong = {name: letters[name]["error"] for name, (_, field) in BODIES.items() if field not in letters[name]["error"]}
+    assert not wrong
+    assert letters.keys() == BODIES.keys()
+    assert [event["subject"] for event in shop.events] == ["order-good"]
+    assert [row["order_id"] for row in await stripe.record()] == ["order-good"], "nothing of them reached Stripe"
+    assert world.is_running()
+    assert CARD not in json.dumps(list(letters.values()))
+    assert resident_mib(world) < 120
+
+
+async def test_properties_that_cannot_be_decoded_become_dead_letters_on_one_connection(
+    world: WorkerProcess, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    for properties, _ in PROPERTIES.values():
+        await publish_raw(shop, an_order(), properties)
+    await shop.send({"order_id": "order-good", "amount": "10.00"})
+    await shop.until_events(1)
+    letters = await until_letters(environment, len(PROPERTIES))
+
+    named = sorted(letter["error"].partition(":")[0] for letter in letters)
+    assert named == sorted(field for _, field in PROPERTIES.values())
+    assert {letter["reason"] for letter in letters} == {"bad_message"}
+    assert [row["order_id"] for row in await stripe.record()] == ["order-good"]
+    assert len(world.said("consumer.subscribed")) == 1, "the connection was never lost"
+
+
+async def test_a_dead_letter_keeps_body_and_headers_as_they_were(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    body = b'{"order_id": "order-bad",   "amount": "10.005"}\n'
+    sent_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    await shop.send(
+        body,
+        message_id="event-1",
+        correlation_id="correlation-1",
+        content_type="text/plain",
+        timestamp=sent_at,
+        headers={"tenant": "blue", "depth": {"a": [1, "two", None, True]}, "big": 2**63 - 1},
+    )
+    [letter] = await until_letters(environment, 1)
+    queue = await shop.channel.get_queue(environment["DEAD_LETTERS_QUEUE"])
+    message = await queue.get()
+
+    assert message.body == body
+    assert message.correlation_id == "correlation-1"
+    assert message.content_type == "text/plain"
+    assert message.timestamp == sent_at
+    assert message.headers["payment-worker-original-headers"] == {
+        "tenant": "blue",
+        "depth": {"a": [1, "two", None, True]},
+        "big": 2**63 - 1,
+    }
+    assert message.headers["payment-worker-original-message-id"] == "event-1"
+    assert message.headers["payment-worker-reason"] == letter["reason"] == "bad_message"
+    assert message.headers["payment-worker-letter-id"] == letter["id"]
+    assert (letter["order_id"], letter["event_id"], letter["attempts"]) == ("order-bad", "event-1", 1)
+    assert letter["first_seen"] is not None
+    assert letter["last_seen"] is not None
+    assert message.delivery_mode == 2
+
+
+async def test_card_numbers_are_masked_wherever_they_stood(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    escaped = "".join(f"\\u00{ord(digit):02x}" for digit in CARD)
+    await shop.send(an_order(description=f"my card is {CARD}"), message_id="plain")
+    await shop.send(raw_order(description=f'"{escaped}"'), message_id="escaped")
+    await shop.send(b"\xff not JSON " + CARD.encode(), message_id="bytes")
+    await shop.send(an_order(), message_id="header", headers={"note": {"card": CARD}})
+    await shop.send(an_order(), message_id=CARD)
+    await shop.send(an_order(), message_id="correlation", correlation_id=CARD)
+    letters = await until_letters(environment, 6)
+    queue = await shop.channel.get_queue(environment["DEAD_LETTERS_QUEUE"])
+    messages = [await queue.get() for _ in letters]
+
+    kept = b"".join(message.body for message in messages) + repr([m.headers for m in messages]).encode()
+    kept += repr([message.correlation_id for message in messages]).encode() + json.dumps(letters).encode()
+    assert CARD.encode() not in kept
+    assert escaped.encode() not in kept
+    assert b"************4242" in kept
+    assert {letter["reason"] for letter in letters} == {"card_data"}
+    assert CARD not in world.log.read_text()
+
+
+async def test_dead_letters_list_leaves_every_letter_in_its_place(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    for number in range(5):
+        await shop.send(raw_order(amount='"0"', order_id=f'"order-{number}"'), message_id=f"m-{number}")
+    first = await until_letters(environment, 5)
+
+    settings = read_settings(environment)
+    for _ in range(25):  # RabbitMQ 4 gives a message up after 20 returns unless it is told otherwise
+        rows, total, _ = await read_dead_letters(settings, limit=100)
+        assert [row.id for row in rows] == [letter["id"] for letter in first]
+        assert total == 5
+    limited = await dead_letters(environment, "--limit", "2")
+    assert [letter["id"] for letter in limited] == [letter["id"] for letter in first[:2]]
+    assert await shop.ready_count(environment["DEAD_LETTERS_QUEUE"]) == 5
+
+
+async def test_memory_stays_bounded_under_many_large_messages(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    large = b'{"order_id": "order-bad", "filler": "' + b"x" * 1024 * 1024 + b'"}'
+    for number in range(100):
+        await shop.send(large, message_id=f"m-{number}")
+    await until(lambda: _count(shop, environment["DEAD_LETTERS_QUEUE"], 100), what="100 dead letters", deadline_s=60)
+    await shop.send({"order_id": "order-good", "amount": "10.00"})
+    await shop.until_events(1)
+
+    assert resident_mib(world) < 250, "64 of them may be held at once, at 1 MiB each, and copied once"
+
+
+def resident_mib(worker: WorkerProcess) -> int:
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+
+async def until_letters(environment: dict[str, str], count: int) -> list[dict[str, Any]]:
+    async def enough() -> list[dict[str, Any]] | None:
+        letters = await dead_letters(environment)
+        return letters if len(letters) >= count else None
+
+    letters: list[dict[str, Any]] = await until(enough, what=f"{count} dead letters")
+    assert len(letters) == count
+    return letters
+
+
+async def publish_raw(shop: Shop, body: bytes, properties: RawProperties) -> None:
+    channel = await shop.channel.get_underlay_channel()
+    await channel.basic_publish(
+        body, exchange=shop.names["ORDERS_EXCHANGE"], routing_key="order.created", properties=properties
+    )
+
+
+async def _count(shop: Shop, queue: str, wanted: int) -> bool:
+    return await shop.ready_count(queue) >= wanted
