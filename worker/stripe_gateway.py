@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import aiohttp
 import stripe
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from stripe import _util
 from stripe.params import _payment_intent_create_params as create_params
 from typing_extensions import is_typeddict
 
@@ -51,6 +52,7 @@ class StripeGateway:
         observe: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
         stripe.enable_telemetry = False  # it would send the last request's id and time along, mixed between tasks
+        _util.STRIPE_LOG = None  # a shell with STRIPE_LOG=debug would have it print whole answers, secrets included
         self._livemode = livemode
         self._create_params = _strict_adapter(create_params)
         self._observe = observe

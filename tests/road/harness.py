@@ -16,6 +16,9 @@ from uuid import uuid4
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
+from worker.bus.topology import BusNames, declare_topology
+from worker.settings import SETTING_NAMES
+
 DEADLINE_S = 30
 QUORUM = {"x-queue-type": "quorum"}
 
@@ -163,8 +166,6 @@ class Shop:
 
     async def declare_worker_queue(self) -> None:
         """So that orders sent before the worker's first start are kept: the worker finds it as it wants it."""
-        from worker.bus.topology import BusNames, declare_topology
-
         fields = {key.lower(): value for key, value in self.names.items()}
         names = BusNames(orders_routing_key="order.created", retry_delays_s=(1, 5, 30, 120, 600), **fields)
         await declare_topology(self.channel, names)
@@ -195,7 +196,12 @@ class Shop:
 def run_cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """A command of `payment-worker`, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "worker", *words], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "worker", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -209,6 +215,4 @@ async def dead_letters(environment: dict[str, str], *words: str) -> list[dict[st
 
 def clean_environment(**settings: str) -> dict[str, str]:
     """The process environment without any setting of the product, and then these."""
-    from worker.settings import SETTING_NAMES
-
     return {name: value for name, value in os.environ.items() if name not in SETTING_NAMES} | settings

@@ -14,9 +14,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from worker.app import run_worker
+from worker.settings import read_settings
+from worker.telemetry import configure_logging
 
 # What an order passes through, from the delivery to its settlement.
 TRACED = (
@@ -77,14 +82,10 @@ def statements(path: Path) -> frozenset[int]:
 
 def live(request: dict[str, Any]) -> None:
     """One worker's life, in the forked child."""
-    from worker.app import run_worker
-    from worker.settings import read_settings
-    from worker.telemetry import configure_logging
-
-    log = open(request["log"], "a", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    configure_logging(level="info", as_json=True, stream=log)
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    configure_logging(level="info", as_json=True)
     tracer = Tracer(request.get("order_id", ""), request.get("die_at"))
     if request.get("order_id"):
         threading.settrace(tracer)
@@ -96,17 +97,13 @@ def live(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    import worker.app  # noqa: F401 - paid once, before the first fork
-
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
                 live(request)
-            except BaseException:
-                import traceback
-
+            except BaseException:  # noqa: BLE001 - a fork must never return into the server's loop
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

@@ -45,7 +45,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "underscores": (raw_order(amount='"1_000"'), "amount"),
     "a fraction of a cent": (raw_order(amount='"10.005"', currency='"USD"'), "amount"),
     "a fraction of a yen": (raw_order(amount='"500.5"', currency='"JPY"'), "amount"),
-    "Arabic digits": (raw_order(amount='"١٠٫٠٠"'), "amount"),
+    "Arabic digits": (raw_order(amount='"\\u0661\\u0660\\u066b\\u0660\\u0660"'), "amount"),
     "an unknown currency": (raw_order(currency='"ZZZ"'), "currency"),
     "zero": (raw_order(amount='"0.00"'), "amount"),
     "a negative": (raw_order(amount='"-5.00"'), "amount"),

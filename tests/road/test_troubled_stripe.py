@@ -1,0 +1,169 @@
+"""Stripe stumbles: the order is asked again with the same key and the same parameters, and one intent comes of it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from tests.road.harness import Shop, WorkerProcess, dead_letters, until
+from worker.sandbox.stripe_control import SandboxControl
+
+MakeWorker = Callable[..., WorkerProcess]
+ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
+
+
+@pytest.mark.parametrize("kind", ["refuse", "answer_lost", "half_body", "503", "429", "lock_timeout", "409"])
+async def test_a_fault_that_passes_is_asked_again_under_the_same_key(
+    kind: str, make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    await shop.subscribe()
+    await make_worker().until_subscribed()
+    await stripe.add_fault(kind, method="POST", times=2)
+
+    await shop.send(ORDER)
+    await shop.until_events(1)
+
+    record = await stripe.record(method="POST")
+    assert len(record) == 3
+    assert {row["idempotency_key"] for row in record} == {"payment-worker:order-1:create_intent:1"}
+    assert (await stripe.stats())["intents"] == 1
+
+
+async def test_what_quick_tries_do_not_mend_waits_in_a_retry_queue_and_frees_its_slot(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    await shop.subscribe()
+    worker = await make_worker(PREFETCH="1").until_subscribed()
+    await stripe.add_fault("503", method="POST", order_id="order-1", times=4)
+
+    await shop.send(ORDER, headers={"tenant": "blue", "cloudEvents:id": "event-1"}, message_id="message-1")
+    await shop.send({"order_id": "order-2", "amount": "5.00"})
+    events = await shop.until_events(2)
+
+    assert [event["subject"] for event in events] == ["order-2", "order-1"]
+    assert events[1]["data"]["cause"] == "event-1"
+    [retried] = worker.said("order.retried")
+    assert (retried["reason"], retried["delay_s"], retried["attempt"]) == ("server_error", 1, 1)
+    assert (await stripe.stats())["intents"] == 2
+
+
+async def test_a_stored_error_is_never_asked_away_but_shown_to_a_person(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    """The same key would bring the same 500 for a day, and another key might charge twice."""
+    await shop.subscribe()
+    await make_worker().until_subscribed()
+    await stripe.add_fault("stored_500", method="POST", times=1, with_object=True)
+
+    await shop.send(ORDER)
+    [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
+
+    assert (letter["reason"], letter["order_id"]) == ("outcome_unknown", "order-1")
+    assert len(await stripe.record(method="POST")) == 2, "once, and once more to learn that it is stored"
+    assert not shop.events
+
+
+async def test_a_key_past_its_horizon_is_never_used_again(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    await make_worker(STRIPE_KEY_HORIZON="1").until_subscribed()
+    await stripe.change_settings(key_life_s=1)
+    await stripe.add_fault("answer_lost", method="POST", times=3)
+
+    await shop.send(ORDER)
+    await until(lambda: shop.ready_count(f"{shop.names['RETRY_QUEUE_PREFIX']}.1s"), what="the order to wait")
+    await stripe.advance_clock(10)
+    [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
+
+    assert letter["reason"] == "outcome_unknown"
+    assert "key_expired" in letter["error"]
+    assert (await stripe.stats())["intents"] == 1, "no second intent"
+
+
+async def test_a_revoked_key_burns_no_message_and_work_resumes_by_itself(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    await stripe.change_settings(revoked_keys=["sk_test_sandbox_key"])
+    worker = await make_worker().until_subscribed()
+
+    await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(20)])
+    await until(lambda: worker.said("consumer.paused"), what="the pause")
+    assert await dead_letters(environment) == []
+    await stripe.change_settings(revoked_keys=[])
+    await shop.until_events(20)
+
+    assert await dead_letters(environment) == []
+    assert (await stripe.stats())["intents"] == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"amount": 1}, "amount asked 1250, got 1"),
+        ({"currency": "eur"}, "currency asked 'usd', got 'eur'"),
+        ({"livemode": True}, "livemode asked False, got True"),
+        ({"metadata": {"order_id": "order-2"}}, "order_id asked 'order-1', got 'order-2'"),
+    ],
+    ids=["amount", "currency", "mode", "order"],
+)
+async def test_an_answer_for_something_else_than_was_asked_is_shown_to_a_person(
+    change: dict[str, Any], told: str, make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    async with altering_proxy(environment["STRIPE_API_BASE"], change) as address:
+        await make_worker(STRIPE_API_BASE=address).until_subscribed()
+        await shop.send(ORDER)
+        [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
+
+    assert letter["reason"] == "answer_mismatch"
+    assert told in letter["error"]
+    assert not shop.events
+
+
+@asynccontextmanager
+async def altering_proxy(target: str, change: dict[str, Any]) -> AsyncIterator[str]:
+    """Something between us and Stripe that hands on every request and alters the answer."""
+
+    async def hand_on(request: web.Request) -> web.Response:
+        async with (
+            ClientSession() as session,
+            session.request(
+                request.method,
+                target + request.path_qs,
+                data=await request.read(),
+                headers={name: request.headers[name] for name in ("Authorization", "Content-Type", "Idempotency-Key")},
+            ) as answer,
+        ):
+            return web.json_response(await answer.json() | change, headers={"Request-Id": "req_1"})
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", hand_on)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+async def test_a_worker_killed_while_stripe_works_leaves_one_intent(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    """The answer is on its way when the process dies: the next one asks again under the same key."""
+    await shop.subscribe()
+    worker = await make_worker(DATABASE_URL=ledger_url).until_subscribed()
+    await stripe.add_fault("hang_after_work", method="POST", times=1)
+
+    await shop.send(ORDER)
+    await until(lambda: _intents(stripe), what="the intent")
+    worker.kill()
+    await make_worker(DATABASE_URL=ledger_url).until_subscribed()
+    await shop.until_events(1)
+
+    stats = await stripe.stats()
+    assert (stats["intents"], stats["replayed"]) == (1, 1)
+
+
+async def _intents(stripe: SandboxControl) -> int:
+    return int((await stripe.stats())["intents"])
