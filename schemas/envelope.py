@@ -5,6 +5,7 @@ Structured: the whole event is the JSON body. Binary: the body is `data`, the at
 Sources: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and …/bindings/amqp-protocol-binding.md.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,11 @@ from schemas.strict_json import JsonError, decode_json
 MAX_BODY_BYTES: Final = 256 * 1024
 
 _HEADER_PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
+
+# The spec's own list of what an attribute may not hold; PostgreSQL keeps no NUL either.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Source: https://www.w3.org/TR/trace-context/#traceparent-header; one that differs is to be ignored.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 DataT = TypeVar("DataT", bound=BaseModel)
 
@@ -99,10 +105,13 @@ def read_event(body: bytes, properties: AmqpProperties, *, data_key: str) -> Inc
     The form is told by the body, not by the content type, which producers often leave wrong.
     Raises MessageError naming the field that is wrong. Does not judge `type` or what is inside `data`.
     """
+    if "\x00" in (properties.correlation_id or ""):
+        raise MessageError(("correlation_id", "contains a NUL character, which no ledger can keep"))
     if len(body) > MAX_BODY_BYTES:
         raise MessageError(("body", f"is {len(body)} bytes; at most {MAX_BODY_BYTES} are taken"))
-    if properties.content_encoding not in (None, "", "utf-8", "identity"):
-        raise MessageError(("content_encoding", f"is {properties.content_encoding[:40]!r}; send the body plain"))
+    encoding = properties.content_encoding or ""
+    if encoding.lower() not in ("", "utf-8", "identity"):
+        raise MessageError(("content_encoding", f"is {encoding[:40]!r}; send the body plain"))
     try:
         value = decode_json(body)
     except JsonError as error:
@@ -127,11 +136,7 @@ def _read_structured(value: dict[str, Any], properties: AmqpProperties) -> Incom
     if not isinstance(value.get("data"), dict):
         hint = "; data_base64 is not read" if "data_base64" in value else ""
         problems.append(("data", f"must be a JSON object{hint}"))
-    problems += [
-        (name, "is longer than 255 characters")
-        for name in ("id", "source", "type")
-        if isinstance(value.get(name), str) and len(value[name]) > 255
-    ]
+    problems += _problems_of({name: _text(value.get(name)) for name in ("id", "source", "type")})
     if problems:
         raise MessageError(*problems)
     return IncomingEvent(
@@ -139,7 +144,7 @@ def _read_structured(value: dict[str, Any], properties: AmqpProperties) -> Incom
         id=value["id"],
         source=value["source"],
         time=_text(value.get("time")),
-        traceparent=_text(value.get("traceparent")) or _text(properties.headers.get("traceparent")),
+        traceparent=_trace(value.get("traceparent")) or _trace(properties.headers.get("traceparent")),
         data=value["data"],
     )
 
@@ -149,14 +154,30 @@ def _read_binary(data: dict[str, Any], properties: AmqpProperties) -> IncomingEv
     if version not in (None, "1.0"):
         raise MessageError(("cloudEvents:specversion", "must be '1.0'"))
     stamp = properties.timestamp
+    attributes = {
+        "type": _attribute(properties, "type") or properties.type or None,
+        "id": _attribute(properties, "id") or properties.message_id or None,
+        "source": _attribute(properties, "source") or properties.app_id or None,
+    }
+    if problems := _problems_of(attributes):
+        raise MessageError(*problems)
     return IncomingEvent(
-        type=_attribute(properties, "type") or properties.type,
-        id=_attribute(properties, "id") or properties.message_id,
-        source=_attribute(properties, "source") or properties.app_id,
+        **attributes,
         time=_attribute(properties, "time") or (stamp.astimezone(UTC).isoformat() if stamp else None),
-        traceparent=_attribute(properties, "traceparent") or _text(properties.headers.get("traceparent")),
+        traceparent=_trace(_attribute(properties, "traceparent")) or _trace(properties.headers.get("traceparent")),
         data=data,
     )
+
+
+def _problems_of(attributes: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    """What keeps the attributes that are there from being carried on in our own events."""
+    problems = []
+    for name, value in attributes.items():
+        if value and len(value) > 255:
+            problems.append((name, "is longer than 255 characters"))
+        if value and _CONTROL.search(value):
+            problems.append((name, "contains a control character"))
+    return problems
 
 
 def _attribute(properties: AmqpProperties, name: str) -> str | None:
@@ -164,6 +185,10 @@ def _attribute(properties: AmqpProperties, name: str) -> str | None:
         if prefix + name in properties.headers:
             return _text(properties.headers[prefix + name])
     return None
+
+
+def _trace(value: object) -> str | None:
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def _text(value: object) -> str | None:

@@ -6,7 +6,7 @@ An amount that does not fit a currency exactly is refused, never rounded.
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -31,6 +31,9 @@ TWO_DECIMAL: Final = frozenset(
 
 # No currency reaches it (Stripe stops at 12 digits), and every amount below it fits a 64-bit column.
 MAX_MINOR: Final = 10**15
+
+# The default context would round to 28 digits without a word, and parse_amount lets 40 through.
+_EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 
 _PLAIN_DIGITS: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
@@ -101,17 +104,17 @@ def to_minor(amount: Decimal, currency: str) -> int:
     Raises AmountError where the currency cannot hold the amount exactly.
     """
     rule = currency_rule(currency)
-    minor = amount.scaleb(rule.exponent)
+    minor = amount.scaleb(rule.exponent, _EXACT)
     if minor != minor.to_integral_value():
         places = "no decimals" if rule.shown_places == 0 else f"at most {rule.exponent} decimals"
         raise AmountError(f"{amount} does not fit {currency.upper()}, which has {places}; it is never rounded")
+    if minor > MAX_MINOR:
+        raise AmountError(f"{amount} {currency.upper()} is more than any payment Stripe takes")
     if int(minor) % rule.step:
         raise AmountError(
             f"{amount} does not fit {currency.upper()}: Stripe takes it in steps of "
             f"{to_major(rule.step, currency)} only; it is never rounded"
         )
-    if minor > MAX_MINOR:
-        raise AmountError(f"{amount} {currency.upper()} is more than any payment Stripe takes")
     return int(minor)
 
 

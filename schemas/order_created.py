@@ -114,7 +114,9 @@ class OrderCreatedData(_Part):
     confirm: bool = Field(default=False, description="Charge at once; needs `payment_method`.")
     off_session: bool = Field(default=False, description="The customer is away; needs `confirm`.")
     capture_method: Literal["automatic", "automatic_async", "manual"] | None = None
-    receipt_email: Annotated[str, Field(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$")] | None = None
+    receipt_email: (
+        Annotated[str, Field(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$"), AfterValidator(_plain_text)] | None
+    ) = None
     description: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
     statement_descriptor_suffix: DescriptorSuffix | None = None
     metadata: Metadata = Field(default_factory=dict)

@@ -5,11 +5,14 @@ Source: https://www.rfc-editor.org/rfc/rfc8259.
 """
 
 import json
+import re
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 # The contract is four levels deep. The bound keeps the decoder far from Python's recursion limit.
 MAX_DEPTH: Final = 64
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class JsonError(ValueError):
@@ -19,7 +22,8 @@ class JsonError(ValueError):
 def decode_json(body: bytes) -> Any:
     """UTF-8 JSON → dict, list, str, bool, None, and Decimal for every number.
 
-    Raises JsonError for anything else, nesting past MAX_DEPTH and duplicate keys included.
+    Raises JsonError for anything else, nesting past MAX_DEPTH, duplicate keys and half surrogate pairs included:
+    a string that is no Unicode text can be written neither to the ledger nor back to the bus.
     """
     if not body:
         raise JsonError("is empty; send a JSON object")
@@ -37,6 +41,8 @@ def decode_json(body: bytes) -> Any:
         raise JsonError(f"is not JSON: {error.msg} at character {error.pos}") from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise JsonError(f"is nested deeper than {MAX_DEPTH} levels")
+    if ("\\ud" in text or "\\uD" in text) and _has_half_a_pair(value):
+        raise JsonError("has half a surrogate pair, which is not Unicode text")
     return value
 
 
@@ -53,6 +59,15 @@ def _depth(value: object) -> int:
                 inner += [child for child in node if isinstance(child, dict | list)]
         here = inner
     return level
+
+
+def _has_half_a_pair(value: object) -> bool:
+    """Whether any string or key holds what only a \\u escape can bring in. Recursion is bounded by MAX_DEPTH."""
+    if isinstance(value, str):
+        return _SURROGATE.search(value) is not None
+    if isinstance(value, dict):
+        return any(_has_half_a_pair(key) or _has_half_a_pair(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(map(_has_half_a_pair, value))
 
 
 def _number(digits: str) -> Decimal:

@@ -109,7 +109,7 @@ class Settings(BaseModel):
     @property
     def livemode(self) -> bool:
         """Whether the Stripe key moves real money."""
-        return "_live_" in self.stripe_api_key.get_secret_value()
+        return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
 
     @property
     def ledger_is_sqlite(self) -> bool:

@@ -1,0 +1,101 @@
+"""The last line of defence: what slipped into a log call is taken out before it is written."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.client_secret import ClientSecret
+from worker.telemetry import Metrics, scrub
+
+
+def scrubbed(value: Any) -> Any:
+    return scrub(None, "info", {"event": "x", "value": value})["value"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("sk_test_abc123", "***"),
+        ("key sk_live_abc_DEF, sent", "key ***, sent"),
+        ("rk_live_abc rk_test_x", "*** ***"),
+        ("whsec_abcDEF", "***"),
+        ("pi_3Abc_secret_xYz", "***"),
+        ('{"client_secret": "pi_3Abc_secret_xYz"}', '{"client_secret": "***"}'),
+        ("seti_1_secret_2", "***"),
+        ("amqp://user:hunter2@host:5672/", "amqp://***@host:5672/"),
+        ("postgresql+psycopg://u:p%40ss@h/d failed", "postgresql+psycopg://***@h/d failed"),
+        ("pay with 4242 4242 4242 4242", "pay with **** **** **** 4242"),
+        ("4242424242424242", "************4242"),
+        ("pi_3Abc", "pi_3Abc"),
+        ("http://127.0.0.1:8080/readyz", "http://127.0.0.1:8080/readyz"),
+        ("amqp://host:5672/", "amqp://host:5672/"),
+        ("2026-01-31T12:00:00.123456Z", "2026-01-31T12:00:00.123456Z"),
+    ],
+)
+def test_keys_secrets_passwords_and_card_numbers_are_taken_out_and_nothing_else(text: str, written: str) -> None:
+    assert scrubbed(text) == written
+
+
+@pytest.mark.parametrize("hidden", ["sk_test_abc", "pi_1_secret_2", "amqp://u:pw@h", "4242424242424242"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda it: [it],
+        lambda it: (it,),
+        lambda it: {it},
+        lambda it: frozenset({it}),
+        lambda it: {"a": it},
+        lambda it: {"a": [{"b": (it,)}]},
+        ValueError,
+        lambda it: {"error": ValueError(it)},
+        str.encode,
+        lambda it: [it.encode()],
+        lambda it: f"before {it} after",
+        lambda it: f"line\n{it}\nline",
+    ],
+)
+def test_they_are_found_in_nested_values_and_in_whatever_becomes_text(hidden: str, wrap: Any) -> None:
+    written = json.dumps(scrubbed(wrap(hidden)), default=repr)
+    assert hidden not in written
+    assert hidden.removeprefix("amqp://u:").removesuffix("@h") not in written
+
+
+def test_a_card_number_that_is_a_decimal_is_masked() -> None:
+    assert scrubbed(Decimal(4242424242424242)) == "************4242"
+
+
+def test_the_client_secret_itself_stays_unreadable() -> None:
+    assert scrubbed(ClientSecret("x")) == "ClientSecret(***)"
+    assert scrubbed({"a": [ClientSecret("x")]}) == {"a": ["ClientSecret(***)"]}
+
+
+def test_plain_values_keep_their_type() -> None:
+    for value in (5, 1.5, True, None, "text", [1, "a"], {"a": None}):
+        assert scrubbed(value) == value
+        assert type(scrubbed(value)) is type(value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_any_value_can_be_logged(value: Any) -> None:
+    json.dumps(scrubbed(value))
+
+
+def test_two_workers_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.orders.labels("done", "").inc()
+    one.observe_stripe("create", "ok", 0.1)
+    labels = {"outcome": "done", "reason": ""}
+    assert one.registry.get_sample_value("payment_worker_orders_total", labels) == 1
+    assert other.registry.get_sample_value("payment_worker_orders_total", labels) is None
+    observed = {"call": "create", "result": "ok"}
+    assert one.registry.get_sample_value("payment_worker_stripe_seconds_count", observed) == 1

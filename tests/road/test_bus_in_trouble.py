@@ -1,0 +1,178 @@
+"""The broker is away, other than expected, or drops us: waited for, explained, come back from."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+from tests.road.harness import Shop, WorkerProcess, dead_letters, new_names, until
+from worker.sandbox.broker import PrivateBroker
+from worker.sandbox.stripe_control import SandboxControl
+
+MakeWorker = Callable[..., WorkerProcess]
+ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
+
+
+async def test_a_broker_that_is_away_at_start_and_later_is_waited_for(
+    make_worker: MakeWorker, names: dict[str, str], tmp_path: Path
+) -> None:
+    with PrivateBroker() as broker:
+        worker = await make_worker(AMQP_URL=broker.amqp_url).until_subscribed()
+        await broker.stop()
+        await until(lambda: worker.said("consumer.waiting"), what="the line that says so")
+        second = make_worker(AMQP_URL=broker.amqp_url)
+        await until(lambda: second.said("consumer.waiting"), what="the second worker to wait from its start")
+        await broker.start()
+        await until(lambda: len(worker.said("consumer.subscribed")) == 2, what="the first to come back")
+        await second.until_subscribed()
+
+        shop = await Shop(broker.amqp_url, names).__aenter__()
+        await shop.subscribe()
+        await shop.send(ORDER)
+        await shop.until_events(1)
+        await shop.connection.close()
+        assert await worker.stop() == 0
+        assert await second.stop() == 0
+
+
+async def test_a_queue_with_other_arguments_is_explained_and_ends_the_start(
+    make_worker: MakeWorker, shop: Shop, names: dict[str, str]
+) -> None:
+    await shop.channel.declare_queue(names["ORDERS_QUEUE"], durable=True)
+
+    worker = make_worker()
+
+    assert await worker.exit_code() == 2
+    told = worker.log.read_text()
+    assert f"queue '{names['ORDERS_QUEUE']}' exists, but otherwise than this worker needs it" in told
+    assert "x-queue-type" in told
+    assert "delete the queue, or give this worker another name for it" in told
+    assert "Traceback" not in told
+
+
+async def test_a_queue_deleted_under_the_consumer_is_declared_again_and_consumed(
+    make_worker: MakeWorker, shop: Shop, names: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    worker = await make_worker().until_subscribed()
+
+    await shop.channel.queue_delete(names["ORDERS_QUEUE"])
+    await until(lambda: len(worker.said("consumer.subscribed")) == 2, what="the worker to subscribe again")
+    await shop.send(ORDER)
+    await shop.until_events(1)
+
+
+async def test_an_event_that_no_queue_takes_is_kept_and_told_when_one_is_bound(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop
+) -> None:
+    worker = await make_worker(DATABASE_URL=ledger_url).until_subscribed()
+
+    await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(10)])
+    await until(lambda: len(worker.said("event.unroutable")) >= 10, what="the lines that say so")
+    await shop.subscribe()
+    await shop.until_events(10)
+
+    assert len(shop.events) == 10
+
+
+async def test_events_untold_when_the_worker_was_killed_are_told_by_the_next(
+    make_worker: MakeWorker, shop: Shop
+) -> None:
+    worker = await make_worker().until_subscribed()
+    await shop.send(ORDER)
+    await until(lambda: worker.said("event.unroutable"), what="the event to be kept")
+    worker.kill()
+    await shop.subscribe()
+
+    await make_worker().until_subscribed()
+    await shop.until_events(1)
+
+
+async def test_the_retry_queues_hand_back_to_the_worker_alone(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, names: dict[str, str]
+) -> None:
+    """Others listen on the orders exchange; a retried order must not look like a new one to them."""
+    neighbour = await shop.channel.declare_queue(exclusive=True)
+    await neighbour.bind(shop.orders, "order.#")
+    await shop.subscribe()
+    worker = await make_worker().until_subscribed()
+    await stripe.add_fault("503", method="POST", times=4)
+
+    await shop.send(ORDER, headers={"CC": [f"{names['ORDERS_QUEUE']}.copy"]})
+    await shop.until_events(1)
+
+    assert worker.said("order.retried")
+    assert (await neighbour.declare()).message_count == 1
+
+
+async def test_two_workers_with_names_of_their_own_share_nothing_but_the_broker(
+    make_worker: MakeWorker, broker: PrivateBroker, shop: Shop
+) -> None:
+    other_names = new_names()
+    async with Shop(broker.amqp_url, other_names) as other:
+        await shop.subscribe()
+        await other.subscribe()
+        await make_worker().until_subscribed()
+        await make_worker(**other_names).until_subscribed()
+
+        await shop.send(ORDER)
+        await other.send(ORDER | {"order_id": "order-2"})
+        await shop.until_events(1)
+        await other.until_events(1)
+
+        assert [event["subject"] for event in shop.events + other.events] == ["order-1", "order-2"]
+
+
+async def test_what_rabbitmq_itself_gives_up_is_listed_with_its_reason(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    await shop.declare_worker_queue()
+    await shop.send(ORDER)
+    queue = await shop.channel.get_queue(environment["ORDERS_QUEUE"])
+    message = await queue.get()
+    await message.reject(requeue=False)
+
+    [letter] = await until(lambda: dead_letters(environment), what="the letter")
+
+    assert letter["reason"] == "rejected"
+    assert letter["first_seen"] is None
+
+
+async def test_sigterm_under_load_finishes_what_was_begun_and_leaves_the_rest(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    await stripe.change_settings(latency_s=[0.05, 0.2])
+    worker = await make_worker(DATABASE_URL=ledger_url, PREFETCH="8").until_subscribed()
+    await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(100)])
+    await shop.until_events(10)
+
+    started = asyncio.get_running_loop().time()
+    assert await worker.stop() == 0
+    assert asyncio.get_running_loop().time() - started < 10
+    begun = {row["order_id"] for row in await stripe.record(method="POST")}
+    assert {event["subject"] for event in shop.events} >= begun - {None}, "every order that reached Stripe was told"
+    assert len(begun) < 100
+
+    await make_worker(DATABASE_URL=ledger_url).until_subscribed()
+    await shop.until_events(100)
+    assert (await stripe.stats())["intents"] == 100
+    assert await dead_letters(environment) == []
+
+
+async def test_a_second_signal_ends_the_process_at_once(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    worker = await make_worker(DRAIN_TIMEOUT="60").until_subscribed()
+    await stripe.add_fault("hang", method="POST", times=1)
+    await shop.send(ORDER)
+    await stripe.wait_for_rows(1)
+
+    worker.process.terminate()
+    await until(lambda: worker.said("consumer.draining"), what="the drain")
+    worker.process.terminate()
+
+    assert await worker.exit_code(5) < 0
+
+
