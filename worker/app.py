@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -116,8 +116,7 @@ async def run_worker(settings: Settings) -> None:
             )
         )
         log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.engine.dialect.name)
-        async with _background(relay.run(), surroundings.watch(every_s=settings.claim_ttl / 4)):
-            await consumer.run(stop)
+        await _run_beside(consumer.run(stop), relay.run(), surroundings.watch(every_s=settings.claim_ttl / 4))
         with contextlib.suppress(LedgerUnavailable):
             await ledger.run(moves.sign_off, worker_id)
     log.info("worker.stopped")
@@ -208,11 +207,14 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(each)
 
 
-@contextlib.asynccontextmanager
-async def _background(*loops: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Endless loops beside the block. One that dies takes the worker down with it: half a worker is worse."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop) for loop in loops]
-        yield
+async def _run_beside(main: Coroutine[None, None, None], *loops: Coroutine[None, None, None]) -> None:
+    """Run until `main` ends. An endless loop that dies takes all down with it: half a worker is worse than none."""
+    tasks = [asyncio.create_task(each) for each in (main, *loops)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,7 +43,7 @@ def as_records(rows: Sequence[DeadLetterRow], *, now: datetime) -> list[dict[str
 
 def print_table(rows: Sequence[DeadLetterRow], *, total: int, now: datetime) -> None:
     """The letters as a person reads them. What a stranger wrote is escaped."""
-    console = Console()
+    console = _PipedConsole()
     if not rows:
         console.print("No dead letters.")
         return
@@ -56,6 +56,12 @@ def print_table(rows: Sequence[DeadLetterRow], *, total: int, now: datetime) -> 
     console.print(table)
     if total > len(rows):
         console.print(f"{len(rows)} of {total} shown; see --limit")
+
+
+class _PipedConsole(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Leaves `… | head` to the command line, where rich would end with 1."""
+        raise BrokenPipeError
 
 
 def _visible(text: str) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-from tests.road.harness import Shop, WorkerProcess, dead_letters, new_names, until
+from tests.harness import Shop, WorkerProcess, dead_letters, new_names, until
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -103,7 +102,7 @@ async def test_the_retry_queues_hand_back_to_the_worker_alone(
     await shop.until_events(1)
 
     assert worker.said("order.retried")
-    assert (await neighbour.declare()).message_count == 1
+    assert await shop.ready_count(neighbour.name) == 1
 
 
 async def test_two_workers_with_names_of_their_own_share_nothing_but_the_broker(
@@ -174,5 +173,3 @@ async def test_a_second_signal_ends_the_process_at_once(
     worker.process.terminate()
 
     assert await worker.exit_code(5) < 0
-
-

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from tests.road.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, until
 from worker.list_dead_letters import read_dead_letters
 from worker.sandbox.stripe_control import SandboxControl
 from worker.settings import read_settings

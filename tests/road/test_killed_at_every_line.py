@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.road.harness import Shop, dead_letters, until
+from tests.harness import Shop, dead_letters, until
 from worker.sandbox.stripe_control import SandboxControl
 
 Order = Callable[[str], dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas import PaymentFailed, PaymentIntentCreated
-from tests.road.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, until
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from schemas import PaymentReply
-from tests.road.harness import Shop, WorkerProcess, until
+from tests.harness import Shop, WorkerProcess, until
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]

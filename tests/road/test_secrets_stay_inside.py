@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.road.harness import Shop, WorkerProcess, dead_letters, run_cli, until
+from tests.harness import Shop, WorkerProcess, dead_letters, run_cli, until
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]

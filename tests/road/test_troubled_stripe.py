@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from tests.road.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, until
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]

@@ -13,6 +13,7 @@ from worker.bus.connection import CONNECT_TIMEOUT_S, bus_errors, open_channel
 from worker.bus.delivery import Delivery, read_delivery
 from worker.bus.outgoing import ERROR, LAST_SEEN, LETTER_ID, ORDER_ID, REASON
 from worker.bus.topology import BusNames
+from worker.errors import BusUnavailable
 
 GET_TIMEOUT_S: Final = 10
 
@@ -45,8 +46,10 @@ async def browse_dead_letters(
             with bus_errors():
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     queue = await channel.declare_queue(names.dead_letters_queue, passive=True)
-        except ChannelNotFoundEntity:
-            return [], 0
+        except BusUnavailable as error:
+            if isinstance(error.__cause__, ChannelNotFoundEntity):
+                return [], 0  # no worker has ever started on this broker
+            raise
         total = queue.declaration_result.message_count or 0
         while len(rows) < min(limit, total):
             with bus_errors():

@@ -1,5 +1,6 @@
 """Brings a ledger's schema up to date with Alembic; the migrations ship in the package."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,12 @@ _ADVISORY_LOCK: Final = 7_203_114_551
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The revision a ledger is at; None for an empty database. Raises LedgerUnavailable."""
+    """The revision a ledger is at; None for an empty database. Makes no file. Raises LedgerUnavailable."""
+    if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
+        folder = Path(engine.url.database).absolute().parent
+        if not os.access(folder, os.W_OK):
+            raise LedgerUnavailable(f"the folder {folder} is not there or cannot be written to")
+        return None
     try:
         with engine.connect() as conn:
             if not sa.inspect(conn).has_table("alembic_version"):

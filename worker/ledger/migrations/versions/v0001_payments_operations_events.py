@@ -33,7 +33,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("payment_id", name="uq_payments_payment_id"),
         sa.CheckConstraint("state IN ('open', 'intent_created', 'failed')", name=op.f("ck_payments_state")),
         sa.CheckConstraint("amount_minor > 0", name=op.f("ck_payments_amount")),
-        sa.CheckConstraint("state <> 'intent_created' OR payment_id IS NOT NULL", name=op.f("ck_payments_intent_has_id")),
+        sa.CheckConstraint(
+            "state <> 'intent_created' OR payment_id IS NOT NULL", name=op.f("ck_payments_intent_has_id")
+        ),
         sa.CheckConstraint("(state = 'open') = (sequence = 0)", name=op.f("ck_payments_decided_is_told")),
     )
     op.create_table(
