@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = command(arguments)
         sys.stdout.flush()
-        return code
     except ConfigurationError as error:
         _complain(error)
         return USAGE
@@ -37,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`… | head`); there is nobody left to complain to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

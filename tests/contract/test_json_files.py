@@ -120,14 +120,40 @@ def test_additional_properties_are_allowed_at_every_level(name: str) -> None:
         ("order_created", ["specversion", "id", "source", "type", "data", "data.order_id", "data.amount"]),
         (
             "payment_intent_created",
-            ["specversion", "id", "source", "type", "datacontenttype", "data", "data.order_id", "data.payment_id"]
-            + ["data.status", "data.amount", "data.amount_minor", "data.currency", "data.livemode", "data.sequence"],
+            [
+                "specversion",
+                "id",
+                "source",
+                "type",
+                "datacontenttype",
+                "data",
+                "data.order_id",
+                "data.payment_id",
+                "data.status",
+                "data.amount",
+                "data.amount_minor",
+                "data.currency",
+                "data.livemode",
+                "data.sequence",
+            ],
         ),
         (
             "payment_failed",
-            ["specversion", "id", "source", "type", "data.order_id", "data.amount", "data.amount_minor"]
-            + ["data.currency", "data.sequence", "data.failure", "data.failure.category", "data.failure.message"]
-            + ["data.failure.may_retry"],
+            [
+                "specversion",
+                "id",
+                "source",
+                "type",
+                "data.order_id",
+                "data.amount",
+                "data.amount_minor",
+                "data.currency",
+                "data.sequence",
+                "data.failure",
+                "data.failure.category",
+                "data.failure.message",
+                "data.failure.may_retry",
+            ],
         ),
         ("payment_reply", ["order_id", "payment_id", "status", "client_secret"]),
     ],
@@ -144,8 +170,15 @@ def test_a_message_that_lacks_a_required_field_is_invalid(name: str, required: l
         ("payment_intent_created", ["traceparent", "data.cause"]),
         (
             "payment_failed",
-            ["traceparent", "data.cause", "data.payment_id", "data.status", "data.livemode", "data.failure.code"]
-            + ["data.failure.decline_code"],
+            [
+                "traceparent",
+                "data.cause",
+                "data.payment_id",
+                "data.status",
+                "data.livemode",
+                "data.failure.code",
+                "data.failure.decline_code",
+            ],
         ),
     ],
 )

@@ -252,7 +252,7 @@ def test_the_amount_on_the_wire_is_a_string_or_a_number_read_from_its_digits(amo
 
 @pytest.mark.parametrize("amount", [b"1e400", b"-1", b"0", b"0.00", b"true", b"null", b'"1e2"', b'"+1"', b'"1_000"'])
 def test_another_amount_on_the_wire_is_refused(amount: bytes) -> None:
-    with pytest.raises(MessageError, match="^amount: "):
+    with pytest.raises(MessageError, match=r"^amount: "):
         read_order_created(b'{"order_id":"o-1","amount":' + amount + b"}", AmqpProperties())
 
 
