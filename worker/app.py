@@ -5,7 +5,7 @@ import contextlib
 import signal
 import uuid
 from collections.abc import Coroutine, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -16,7 +16,7 @@ from worker.bus.publisher import Publisher
 from worker.bus.subscription import subscribe
 from worker.bus.topology import BusNames
 from worker.consume import Consumer
-from worker.errors import CallSystemic, LedgerUnavailable, WorkerError
+from worker.errors import LedgerUnavailable
 from worker.health import serve_health
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
@@ -27,6 +27,7 @@ from worker.publish_events import EventRelay
 from worker.retry_policy import RUNGS_S
 from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
+from worker.surroundings import Surroundings
 from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
@@ -92,7 +93,7 @@ async def run_worker(settings: Settings) -> None:
             event_source=settings.event_source,
             clock=now_utc,
         )
-        surroundings = Surroundings(ledger=ledger, gateway=gateway, worker_id=worker_id, metrics=metrics)
+        surroundings = Surroundings(ledger=ledger, gateway=gateway, worker_id=worker_id, metrics=metrics, clock=now_utc)
         consumer = Consumer(
             subscribe=lambda on_delivery: subscribe(
                 settings.amqp_url.get_secret_value(),
@@ -120,62 +121,6 @@ async def run_worker(settings: Settings) -> None:
         with contextlib.suppress(LedgerUnavailable):
             await ledger.run(moves.sign_off, worker_id)
     log.info("worker.stopped")
-
-
-class Surroundings:
-    """The ledger and Stripe, as they were last seen."""
-
-    def __init__(self, *, ledger: Ledger, gateway: StripeGateway, worker_id: str, metrics: Metrics) -> None:
-        self._ledger = ledger
-        self._gateway = gateway
-        self._worker_id = worker_id
-        self._metrics = metrics
-        self.faults: dict[str, str] = {}
-
-    async def ask(self) -> None:
-        """Whether both are well. Raises the fault."""
-        try:
-            await self._ledger.run(moves.sign_of_life, self._worker_id, now=now_utc())
-            self.faults.pop("ledger", None)
-        except LedgerUnavailable as error:
-            self.faults["ledger"] = str(error)
-            raise
-        try:
-            await self._gateway.probe()
-            self.faults.pop("stripe", None)
-        except CallSystemic as error:
-            self.faults["stripe"] = str(error)
-            raise
-        except WorkerError as error:
-            # Not our key: orders meet the same trouble one by one, and wait in the retry queues.
-            log.warning("stripe.troubled", error=str(error))
-
-    async def watch(self, *, every_s: float) -> None:
-        """For ever: give signs of life, so that our claims stay ours, and read the gauges."""
-        ticks = 0
-        while True:
-            try:
-                await self._ledger.run(moves.sign_of_life, self._worker_id, now=now_utc())
-                if ticks % 10 == 0:
-                    await self._read_gauges()
-                self.faults.pop("ledger", None)
-            except LedgerUnavailable as error:
-                self.faults["ledger"] = str(error)
-            ticks += 1
-            await asyncio.sleep(every_s)
-
-    async def _read_gauges(self) -> None:
-        now = now_utc()
-        backlog = await self._ledger.run(moves.backlog)
-        self._metrics.untold_events.set(backlog.untold_events)
-        self._metrics.oldest_untold_seconds.set(_age_s(backlog.oldest_untold, now))
-        self._metrics.open_calls.set(backlog.open_calls)
-        self._metrics.oldest_open_call_seconds.set(_age_s(backlog.oldest_open_call, now))
-        await self._ledger.run(moves.forget_silent_workers, before=now - timedelta(hours=1))
-
-
-def _age_s(moment: datetime | None, now: datetime) -> float:
-    return max(0.0, (now - moment).total_seconds()) if moment else 0.0
 
 
 async def _why_not_ready(consumer: Consumer, surroundings: Surroundings) -> Mapping[str, str]:

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
 from worker.bus.delivery import Delivery
 from worker.bus.subscription import Subscription
-from worker.errors import BusUnavailable, Unroutable, WorkerError
+from worker.errors import BusUnavailable, WorkerError
 from worker.outcome import GiveBack, Outcome
 from worker.telemetry import Metrics
 
@@ -25,6 +26,25 @@ class Subscribe(Protocol):
 
     def __call__(self, on_delivery: Callable[[Delivery], None]) -> AbstractAsyncContextManager[Subscription]:
         """Raises BusUnavailable and TopologyMismatch."""
+
+
+# A subscription that held this long was well: the next trouble is met quickly again.
+HELD_S: Final = 10
+
+
+class Life:
+    """One life of the subscription. Work begun in one may end in the next, and then must not end that too."""
+
+    def __init__(self) -> None:
+        self.fault = asyncio.Event()
+        self.why = ""
+        self.is_ours = False  # whether the surroundings failed, rather than the connection
+
+    def end(self, why: str, *, is_ours: bool) -> None:
+        """Have the subscription closed; what it holds goes back. The first reason counts."""
+        if not self.fault.is_set():
+            self.why, self.is_ours = why, is_ours
+            self.fault.set()
 
 
 @dataclass
@@ -59,20 +79,17 @@ class Consumer:
         self._slots = asyncio.Semaphore(concurrency)
         self._drain_timeout_s = drain_timeout_s
         self._metrics = metrics
-        self._fault = asyncio.Event()
-        self._why_fault = ""
         self.state = ConsumerState()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop` is set and the begun work is finished or given back. Raises TopologyMismatch."""
         tries = 0
         while not stop.is_set():
-            self._fault.clear()
+            life, began = Life(), asyncio.get_running_loop().time()
             try:
-                async with self._subscribe(self._take) as subscription:
+                async with self._subscribe(partial(self._take, life)) as subscription:
                     self._note(subscribed=True)
-                    tries = 0
-                    why = await self._until_over(subscription, stop)
+                    why = await self._until_over(subscription, life, stop)
                     if stop.is_set():
                         await subscription.stop_taking()
                         await self._drain()
@@ -81,21 +98,21 @@ class Consumer:
                 why = str(error)
             self._note(subscribed=False, why_not=why)
             log.warning("consumer.waiting", why=why)
+            tries = 0 if asyncio.get_running_loop().time() - began > HELD_S else tries + 1
             await self._wait(tries, stop)
-            tries += 1
-            if self._fault.is_set():
+            if life.is_ours:
                 await self._wait_for_recovery(stop)
         await self._drain()
 
-    async def _until_over(self, subscription: Subscription, stop: asyncio.Event) -> str:
+    async def _until_over(self, subscription: Subscription, life: Life, stop: asyncio.Event) -> str:
         """Waits for the stop signal, the end of the subscription or a fault around us; says which."""
         lost = asyncio.create_task(subscription.lost())
         stopping = asyncio.create_task(stop.wait())
-        fault = asyncio.create_task(self._fault.wait())
+        fault = asyncio.create_task(life.fault.wait())
         try:
             await asyncio.wait([lost, stopping, fault], return_when=asyncio.FIRST_COMPLETED)
             if fault.done():
-                return self._why_fault
+                return life.why
             if lost.done():
                 lost.result()
                 return "the broker no longer has us as a consumer"
@@ -104,13 +121,13 @@ class Consumer:
             for task in (lost, stopping, fault):
                 task.cancel()
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take(self, life: Life, delivery: Delivery) -> None:
         """A task of its own: it outlives the connection, whose loss would cut the work in the middle."""
-        task = asyncio.create_task(self._work(delivery))
+        task = asyncio.create_task(self._work(delivery, life))
         self.state.in_work.add(task)
         task.add_done_callback(self.state.in_work.discard)
 
-    async def _work(self, delivery: Delivery) -> None:
+    async def _work(self, delivery: Delivery, life: Life) -> None:
         structlog.contextvars.bind_contextvars(
             message_id=delivery.properties.message_id, delivery=delivery.message.delivery_tag
         )
@@ -119,21 +136,16 @@ class Consumer:
             with self._metrics.in_work.track_inprogress():
                 try:
                     outcome = await self._process(delivery)
-                except (BusUnavailable, Unroutable) as error:
-                    # Unsettled: it comes again by itself once this connection is gone.
-                    self._end_subscription(f"a delivery could not be settled: {error}")
+                except Exception as error:  # noqa: BLE001 - whatever it is, an unsettled delivery must not be kept
+                    # It comes again by itself once this connection is gone.
+                    life.end(f"a delivery could not be settled: {error}", is_ours=False)
                     return
         name, reason = type(outcome).__name__, getattr(outcome, "reason", "")
         if isinstance(outcome, GiveBack):
-            self._end_subscription(outcome.reason)
+            life.end(outcome.reason, is_ours=True)
             reason = outcome.reason.partition(":")[0]
         self._metrics.orders.labels(name, reason).inc()
         self._metrics.order_seconds.observe(asyncio.get_running_loop().time() - started)
-
-    def _end_subscription(self, why: str) -> None:
-        if not self._fault.is_set():
-            self._why_fault = why
-            self._fault.set()
 
     async def _drain(self) -> None:
         """Let the begun work end; what is not done in time is cut, and gives its delivery back."""

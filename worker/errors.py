@@ -28,6 +28,10 @@ class LedgerUnavailable(WorkerError):
     """The ledger is away, locked or full. A commit in flight may have happened."""
 
 
+class LedgerRefused(WorkerError):
+    """The ledger is well and refuses this row: a fault of ours, which waiting does not mend."""
+
+
 class StaleMove(WorkerError):
     """Another worker moved the payment first: read it again."""
 

@@ -23,7 +23,7 @@ log: Final = structlog.get_logger()
 # Younger ones are still in the hands of the delivery that staged them.
 UNTOLD_AFTER_S: Final = 5
 RELAY_EVERY_S: Final = 2
-RELAY_BATCH: Final = 200
+RELAY_PAGE: Final = 200
 
 
 class EventRelay:
@@ -51,25 +51,29 @@ class EventRelay:
         return True
 
     async def run_once(self) -> int:
-        """Tell what waits; returns how many were told. Raises BusUnavailable, LedgerUnavailable."""
+        """Tell all that waits, page by page; returns how many were told. Raises BusUnavailable, LedgerUnavailable."""
         before = self._clock() - timedelta(seconds=UNTOLD_AFTER_S)
-        told = 0
+        told, after = 0, None
         held: set[str] = set()  # a payment whose earlier event was not heard: its later ones wait behind it
-        for event in await self._ledger.run(moves.untold_events, staged_before=before, limit=RELAY_BATCH):
-            if event.order_id in held:
-                continue
-            if await self.tell(event):
-                told += 1
-            else:
-                held.add(event.order_id)
-        return told
+        while True:
+            page, after = await self._ledger.run(
+                moves.untold_events, staged_before=before, limit=RELAY_PAGE, after=after
+            )
+            if after is None:
+                return told
+            for event in page:
+                if event.order_id in held:
+                    continue
+                if await self.tell(event):
+                    told += 1
+                else:
+                    held.add(event.order_id)
 
     async def run(self) -> None:
         """For ever: tell what waits, look again."""
         while True:
             await asyncio.sleep(RELAY_EVERY_S)
             try:
-                while await self.run_once() == RELAY_BATCH:
-                    pass
+                await self.run_once()
             except (BusUnavailable, LedgerUnavailable) as error:
                 log.warning("relay.waits", error=str(error))

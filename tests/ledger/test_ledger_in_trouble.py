@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.ledger import steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, claim, open_payment, record
-from worker.errors import LedgerUnavailable, StaleMove
+from worker.errors import LedgerRefused, LedgerUnavailable, StaleMove
 from worker.ledger import ledger as ledger_module
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger, open_engine
@@ -82,7 +82,7 @@ async def test_a_move_that_fails_among_many_fails_alone(ledger: Ledger) -> None:
         "KeyError",
         "Payment",
         "StaleMove",
-        "LedgerUnavailable",
+        "LedgerRefused",
         "ZeroDivisionError",
         "Payment",
     ]
@@ -102,9 +102,9 @@ async def test_a_delivery_that_is_cancelled_does_not_disturb_the_others(ledger: 
 async def test_an_error_shows_none_of_the_values(ledger: Ledger) -> None:
     await steps.decide(ledger)
     private = {"description": "Jenny Rosen, 1 Main St"}
-    with pytest.raises(LedgerUnavailable) as caught:
+    with pytest.raises(LedgerRefused) as caught:
         await steps.start_call(ledger, "no-such-order", params=private)
-    with pytest.raises(LedgerUnavailable) as caught_again:
+    with pytest.raises(LedgerRefused) as caught_again:
         await steps.execute(
             ledger,
             sa.insert(EVENTS).values(
@@ -120,7 +120,7 @@ async def test_an_error_shows_none_of_the_values(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("address", ["", "nothing", "postgresql://u:hunter2@h:port/d", "://", "sqlite"])
 def test_an_address_that_cannot_be_read_is_told_without_showing_it(address: str) -> None:
-    with pytest.raises(LedgerUnavailable, match="^the ledger's address cannot be read$"):
+    with pytest.raises(LedgerUnavailable, match=r"^the ledger's address cannot be read$"):
         open_engine(address)
 
 
@@ -184,24 +184,37 @@ async def test_many_who_wait_for_a_locked_sqlite_file_wait_once_and_not_in_turn(
         assert len(await steps.rows(ledger, PAYMENTS)) == 100
 
 
-async def test_a_lock_that_ends_in_time_is_only_waited_for(sqlite_file: Path) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_lock_that_ends_in_time_is_only_waited_for(is_new: bool, tmp_path: Path, sqlite_file: Path) -> None:
+    """A new file's first lock, for the switch to WAL, is one that SQLite does not wait for by itself."""
+    file = tmp_path / "new.db" if is_new else sqlite_file
     begun, end = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locked(sqlite_file):
+        with locked(file):
             begun.set()
             end.wait(30)
 
+    def answer(conn: sa.Connection) -> int:
+        return int(conn.exec_driver_sql("SELECT 42").scalar_one())
+
     holder = threading.Thread(target=hold)
-    async with Ledger(f"sqlite:///{sqlite_file}") as ledger:
+    async with Ledger(f"sqlite:///{file}") as ledger:
         holder.start()
         begun.wait(30)
-        waiting = asyncio.create_task(open_payment(ledger))
+        waiting = asyncio.create_task(ledger.run(answer))
         done, _ = await asyncio.wait([waiting], timeout=0.3)
         assert not done
         end.set()
-        assert (await waiting).order_id == "o-1"
+        assert await waiting == 42
         holder.join()
+
+
+@pytest.mark.usefixtures("brief_lock_timeout")
+async def test_a_new_sqlite_file_that_stays_locked_is_unavailable(tmp_path: Path) -> None:
+    async with Ledger(f"sqlite:///{tmp_path}/new.db") as ledger:
+        with locked(tmp_path / "new.db"), pytest.raises(LedgerUnavailable, match="database is locked"):
+            await open_payment(ledger)
 
 
 async def test_a_sqlite_ledger_outlives_a_power_cut_by_its_settings(sqlite_file: Path) -> None:

@@ -62,9 +62,7 @@ def test_a_difference_between_the_two_would_be_seen(engine: Engine, change: str)
         assert compare_metadata(MigrationContext.configure(conn), METADATA) != []
 
 
-def test_every_rule_of_the_tables_is_in_the_migrated_schema_under_its_name(
-    engine: Engine, empty_url: str, tmp_path: Path
-) -> None:
+def test_every_rule_of_the_tables_is_in_the_migrated_schema_under_its_name(engine: Engine) -> None:
     """Alembic compares no CHECKs: here the migrated ones are held against those that the tables would make."""
     migrate(engine)
     migrated = _checks(engine)

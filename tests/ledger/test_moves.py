@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tests.ledger import steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, PARAMS, TTL_S, claim, event, intent_answer, later, open_payment, record, start_call
-from worker.errors import LedgerUnavailable, StaleMove
+from worker.errors import LedgerRefused, StaleMove
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
@@ -69,7 +69,7 @@ async def test_the_first_delivery_claims_the_call_with_its_key_and_parameters(le
 
 
 async def test_a_call_cannot_be_started_for_an_order_that_is_not_in_the_ledger(ledger: Ledger) -> None:
-    with pytest.raises(LedgerUnavailable, match=r"IntegrityError|ForeignKeyViolation"):
+    with pytest.raises(LedgerRefused, match=r"IntegrityError|ForeignKeyViolation"):
         await start_call(ledger)
     assert await steps.rows(ledger, OPERATIONS) == []
 
@@ -115,7 +115,7 @@ async def test_a_call_of_a_worker_that_is_not_there_is_taken_over_at_once(ledger
     await claim(ledger, worker_id="w-2", claim="w-2/1")
 
 
-async def test_only_one_of_many_takes_over(open_ledger: OpenLedger) -> None:
+async def test_every_time_that_a_call_is_taken_over_is_counted(open_ledger: OpenLedger) -> None:
     workers = [open_ledger() for _ in range(4)]
     await open_payment(workers[0])
     await claim(workers[0])
@@ -236,7 +236,7 @@ async def test_a_failure_in_the_last_statement_leaves_nothing(ledger: Ledger) ->
     before = await steps.rows(ledger, PAYMENTS), await steps.rows(ledger, OPERATIONS)
     other = await steps.decide(ledger, "o-2")
     taken = replace(event(intent_answer(payment)), event_id=other.event_id)
-    with pytest.raises(LedgerUnavailable, match=r"IntegrityError|UniqueViolation"):
+    with pytest.raises(LedgerRefused, match=r"IntegrityError|UniqueViolation"):
         await record(ledger, payment, operation, told=taken)
     payments = [row for row in await steps.rows(ledger, PAYMENTS) if row["order_id"] == "o-1"]
     operations = [row for row in await steps.rows(ledger, OPERATIONS) if row["order_id"] == "o-1"]
@@ -304,13 +304,26 @@ async def test_untold_events_come_oldest_first_up_to_a_time_and_a_number(ledger:
         await steps.decide(ledger, order_id, now=later(second))
 
     async def untold(limit: int = 10) -> list[str]:
-        events = await ledger.run(moves.untold_events, staged_before=later(3), limit=limit)
+        events, _ = await ledger.run(moves.untold_events, staged_before=later(3), limit=limit)
         return [one.order_id for one in events]
 
     assert await untold() == ["o-2", "o-3", "o-1"]
     assert await untold(2) == ["o-2", "o-3"]
     await ledger.run(moves.mark_published, "o-3/payment/1", now=later(4))
     assert await untold() == ["o-2", "o-1"]
+
+
+async def test_untold_events_come_page_by_page_each_once_even_if_staged_at_the_same_moment(ledger: Ledger) -> None:
+    for number in range(7):
+        await steps.decide(ledger, f"o-{number}", now=later(number // 4))
+    pages, after = [], None
+    while True:
+        events, after = await ledger.run(moves.untold_events, staged_before=later(9), limit=3, after=after)
+        if after is None:
+            break
+        pages.append([one.order_id for one in events])
+
+    assert pages == [["o-0", "o-1", "o-2"], ["o-3", "o-4", "o-5"], ["o-6"]]
 
 
 async def test_the_first_time_that_an_event_was_published_counts(ledger: Ledger) -> None:
@@ -394,7 +407,7 @@ async def test_an_impossible_row_is_refused_by_the_tables(
     await steps.decide(ledger)
     usual: dict[str, Any] = {"payments": PAYMENT_ROW, "operations": OPERATION_ROW, "events": EVENT_ROW}[table.name]
     before = await steps.rows(ledger, table)
-    with pytest.raises(LedgerUnavailable, match=rf"\b({rule})\b"):
+    with pytest.raises(LedgerRefused, match=rf"\b({rule})\b"):
         await steps.execute(ledger, sa.insert(table).values(**{**usual, **row}))
     assert await steps.rows(ledger, table) == before
 
@@ -416,7 +429,7 @@ async def test_the_row_beside_the_impossible_ones_is_possible(
 
 
 async def test_a_naive_time_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(LedgerUnavailable, match="a naive time reached the ledger"):
+    with pytest.raises(LedgerRefused, match="a naive time reached the ledger"):
         await ledger.run(moves.open_payment, steps.order(), now=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
     assert await steps.rows(ledger, PAYMENTS) == []
 

@@ -82,5 +82,5 @@ def _row(message: AbstractIncomingMessage, *, now: datetime) -> DeadLetterRow:
 def _time(value: object) -> datetime | None:
     try:
         return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -61,7 +61,7 @@ async def subscribe(
     """
 
     async def receive(message: AbstractIncomingMessage) -> None:
-        on_delivery(read_delivery(message, now=clock()))
+        on_delivery(read_delivery(message, now=clock()))  # reads anything: see tests/road/test_hostile_messages.py
 
     async with open_channel(url, role="consumes", publishes=False) as channel:
         with bus_errors():

@@ -6,6 +6,7 @@ So `sqlite+aiosqlite://` and `postgresql+asyncpg://` addresses are taken and ser
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from worker.errors import LedgerUnavailable
+from worker.errors import LedgerRefused, LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +28,7 @@ POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
 LOCK_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 15
+WAL_TRY_S: Final = 0.02
 
 
 class Ledger:
@@ -55,8 +57,8 @@ class Ledger:
     async def run(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The move's result, committed.
 
-        Raises LedgerUnavailable where the database could not do it (a commit cut off may have happened), and
-        whatever the move raises (nothing is written then).
+        Raises LedgerUnavailable where the database could not do it (a commit cut off may have happened),
+        LedgerRefused where it refuses the row, and whatever the move raises (nothing is written then).
         """
         bound = partial(_bind, move, args, kwargs)
         if not self._is_sqlite:
@@ -110,7 +112,7 @@ class Ledger:
             with self.engine.begin() as conn:
                 return move(conn)
         except sa.exc.SQLAlchemyError as error:
-            raise LedgerUnavailable(_told(error)) from error
+            raise (LedgerRefused if _is_of_the_row(error) else LedgerUnavailable)(_told(error)) from error
 
 
 def open_engine(url: str) -> Engine:
@@ -148,8 +150,23 @@ def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
     Source: https://www.sqlite.org/pragma.html#pragma_synchronous.
     """
     connection.isolation_level = None  # we say BEGIN ourselves: Python's own comes too late and without a lock
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _switch_to_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Once in a file's life. The lock for it is not waited for by SQLite itself, and two may start at once."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except connection.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_TRY_S)
+        else:
+            return
 
 
 def _begin_immediate(conn: Connection) -> None:
@@ -159,6 +176,13 @@ def _begin_immediate(conn: Connection) -> None:
 
 def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], conn: Connection) -> T:
     return move(conn, *args, **kwargs)
+
+
+def _is_of_the_row(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether the values are at fault: by a constraint, by what a column holds, or before they were sent at all."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
+    return isinstance(error, sa.exc.StatementError)
 
 
 def _told(error: sa.exc.SQLAlchemyError) -> str:

@@ -212,15 +212,21 @@ def events_of(conn: Connection, order_id: str) -> Sequence[PaymentEvent]:
     return [_event(row) for row in rows]
 
 
-def untold_events(conn: Connection, *, staged_before: datetime, limit: int) -> Sequence[PaymentEvent]:
-    """Events that no broker has confirmed yet, oldest first."""
-    rows = conn.execute(
-        sa.select(EVENTS)
-        .where(EVENTS.c.published_at.is_(None), EVENTS.c.staged_at <= staged_before)
-        .order_by(EVENTS.c.staged_at, EVENTS.c.sequence)
-        .limit(limit)
-    )
-    return [_event(row) for row in rows]
+def untold_events(
+    conn: Connection, *, staged_before: datetime, limit: int, after: tuple[datetime, str, int] | None = None
+) -> tuple[Sequence[PaymentEvent], tuple[datetime, str, int] | None]:
+    """A page of the events that no queue has yet, oldest first, and where the next page starts.
+
+    after: where this page starts. Paged so that those which nobody takes do not hide the ones behind them.
+    """
+    place = (EVENTS.c.staged_at, EVENTS.c.order_id, EVENTS.c.sequence)
+    asked = sa.select(EVENTS).where(EVENTS.c.published_at.is_(None), EVENTS.c.staged_at <= staged_before)
+    if after:
+        start = (sa.literal(value, column.type) for value, column in zip(after, place, strict=True))
+        asked = asked.where(sa.tuple_(*place) > sa.tuple_(*start))
+    rows = conn.execute(asked.order_by(*place).limit(limit)).all()
+    last = rows[-1] if rows else None
+    return [_event(row) for row in rows], (last.staged_at, last.order_id, last.sequence) if last else None
 
 
 def mark_published(conn: Connection, event_id: str, *, now: datetime) -> None:

@@ -1,0 +1,86 @@
+"""The ledger and Stripe as they were last seen; signs of life, and the gauges that the ledger feeds."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from worker.errors import CallSystemic, LedgerUnavailable, WorkerError
+from worker.ledger import moves
+from worker.ledger.ledger import Ledger
+from worker.stripe_gateway import StripeGateway
+from worker.telemetry import Metrics
+
+log: Final = structlog.get_logger()
+
+# Gauges need no second's precision, and each reading counts the untold events.
+GAUGES_EVERY: Final = 10
+
+
+class Surroundings:
+    """Watches what the worker stands on. `faults` names what is not well: {part: reason}."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        gateway: StripeGateway,
+        worker_id: str,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._worker_id = worker_id
+        self._metrics = metrics
+        self._clock = clock
+        self.faults: dict[str, str] = {}
+
+    async def ask(self) -> None:
+        """Whether both are well. Raises LedgerUnavailable or CallSystemic."""
+        await self._give_sign_of_life()
+        try:
+            await self._gateway.probe()
+            self.faults.pop("stripe", None)
+        except CallSystemic as error:
+            self.faults["stripe"] = str(error)
+            raise
+        except WorkerError as error:
+            # Not our key: orders meet the same trouble one by one, and wait in the retry queues.
+            log.warning("stripe.troubled", error=str(error))
+
+    async def watch(self, *, every_s: float) -> None:
+        """For ever: give signs of life, so that our claims stay ours, and read the gauges."""
+        ticks = 0
+        while True:
+            try:
+                await self._give_sign_of_life()
+                if ticks % GAUGES_EVERY == 0:
+                    await self._read_gauges()
+            except LedgerUnavailable as error:
+                log.warning("ledger.away", error=str(error))
+            ticks += 1
+            await asyncio.sleep(every_s)
+
+    async def _give_sign_of_life(self) -> None:
+        try:
+            await self._ledger.run(moves.sign_of_life, self._worker_id, now=self._clock())
+            self.faults.pop("ledger", None)
+        except LedgerUnavailable as error:
+            self.faults["ledger"] = str(error)
+            raise
+
+    async def _read_gauges(self) -> None:
+        now = self._clock()
+        backlog = await self._ledger.run(moves.backlog)
+        self._metrics.untold_events.set(backlog.untold_events)
+        self._metrics.oldest_untold_seconds.set(_age_s(backlog.oldest_untold, now))
+        self._metrics.open_calls.set(backlog.open_calls)
+        self._metrics.oldest_open_call_seconds.set(_age_s(backlog.oldest_open_call, now))
+        await self._ledger.run(moves.forget_silent_workers, before=now - timedelta(hours=1))
+
+
+def _age_s(moment: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - moment).total_seconds()) if moment else 0.0
