@@ -41,6 +41,7 @@ from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
 from worker.pace import Pace
 from worker.payment import (
     CREATE_INTENT,
+    Answer,
     Intent,
     Operation,
     Payment,
@@ -127,6 +128,7 @@ class OrderProcessor:
 
     async def _carry_out(self, delivery: Delivery) -> None:
         event, order = read_order_message(delivery)
+        structlog.contextvars.bind_contextvars(order_id=order.order_id)
         payment = await self._ledger.run(moves.open_payment, order, now=self._clock())
         if conflict := conflict_with(payment, order):
             raise OrderConflict("; ".join(f"{name}: was {was}, now {now}" for name, (was, now) in conflict.items()))
@@ -146,13 +148,8 @@ class OrderProcessor:
         operation = await self._start_call(order, claim)
         if operation is None:
             return await self._look_up(payment.order_id)
-        secret = None
         try:
-            try:
-                intent, secret = await self._ask(operation)
-                answer = answer_of_intent(payment, intent)
-            except CallRefused as refused:
-                answer = answer_of_refusal(payment, refused.refusal)
+            answer, secret = await self._ask(payment, operation)
             # A crash here leaves the call started; its key brings the same answer again.
             now = self._clock()
             outcome_event = event_of(
@@ -211,8 +208,16 @@ class OrderProcessor:
                     assert_never(started)
         raise CallTransient("another delivery of this order has been asking for long", reason="busy")
 
-    async def _ask(self, operation: Operation) -> tuple[Intent, ClientSecret | None]:
-        """Ask Stripe with the key and the parameters frozen in the ledger; a few quick tries, in place."""
+    async def _ask(self, payment: Payment, operation: Operation) -> tuple[Answer, ClientSecret | None]:
+        """What Stripe says makes of the payment. Raises what leaves it undecided."""
+        try:
+            intent, secret = await self._create_intent(operation)
+        except CallRefused as refused:
+            return answer_of_refusal(payment, refused.refusal), None
+        return answer_of_intent(payment, intent), secret
+
+    async def _create_intent(self, operation: Operation) -> tuple[Intent, ClientSecret | None]:
+        """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(QUICK_TRIES),
             wait=wait_random_exponential(multiplier=QUICK_WAIT_S, max=QUICK_WAIT_S * 4),

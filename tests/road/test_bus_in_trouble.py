@@ -173,3 +173,28 @@ async def test_a_second_signal_ends_the_process_at_once(
     worker.process.terminate()
 
     assert await worker.exit_code(5) < 0
+
+
+async def test_a_lost_connection_is_made_anew_once_though_work_on_the_old_one_goes_on(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, broker: PrivateBroker
+) -> None:
+    """What was in work cannot acknowledge any more, which is no reason to give up the new connection too."""
+    await shop.subscribe()
+    await stripe.change_settings(latency_s=[0.3, 1.5])
+    worker = await make_worker(PREFETCH="16").until_subscribed()
+    await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(64)])
+    await stripe.wait_for_rows(16)
+
+    for line in (await broker.ctl("list_connections", "pid", "client_properties")).splitlines():
+        if "payment-worker consumes" in line:
+            await broker.ctl("close_connection", line.split()[0], "a test")
+    await shop.until_events(64)
+    await until(lambda: _is_empty(shop), what="the queue to be empty")
+
+    assert len(worker.said("consumer.subscribed")) == 2
+    assert (await stripe.stats())["intents"] == 64
+    assert set(shop.events_per_order().values()) == {1}
+
+
+async def _is_empty(shop: Shop) -> bool:
+    return await shop.ready_count(shop.names["ORDERS_QUEUE"]) == 0

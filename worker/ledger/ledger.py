@@ -112,7 +112,9 @@ class Ledger:
             with self.engine.begin() as conn:
                 return move(conn)
         except sa.exc.SQLAlchemyError as error:
-            raise (LedgerRefused if _is_of_the_row(error) else LedgerUnavailable)(_told(error)) from error
+            if _is_of_the_row(error):
+                raise LedgerRefused(_told(error)) from None  # PostgreSQL's text of it goes on with the whole row
+            raise LedgerUnavailable(_told(error)) from error
 
 
 def open_engine(url: str) -> Engine:
