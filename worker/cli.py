@@ -91,7 +91,9 @@ def _run(_: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from worker.check import check  # noqa: PLC0415
+    from worker.telemetry import configure_logging  # noqa: PLC0415
 
+    configure_logging(level="error", as_json=False)
     findings = asyncio.run(check(os.environ))
     if arguments.json:
         _print_json([{"part": f.part, "ok": f.is_fine, "said": f.said} for f in findings])
@@ -115,7 +117,9 @@ def _migrate(_: argparse.Namespace) -> int:
 def _list_dead_letters(arguments: argparse.Namespace) -> int:
     from worker.list_dead_letters import as_records, print_table, read_dead_letters  # noqa: PLC0415
     from worker.settings import read_settings  # noqa: PLC0415
+    from worker.telemetry import configure_logging  # noqa: PLC0415
 
+    configure_logging(level="error", as_json=False)
     settings = read_settings(os.environ, needed=frozenset({"AMQP_URL"}))
     rows, total, now = asyncio.run(read_dead_letters(settings, limit=arguments.limit))
     if arguments.json:

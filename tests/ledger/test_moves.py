@@ -135,18 +135,18 @@ async def test_every_time_that_a_call_is_taken_over_is_counted(open_ledger: Open
 
 async def test_only_one_of_many_living_workers_takes_over(open_ledger: OpenLedger) -> None:
     workers = [open_ledger() for _ in range(4)]
-    await open_payment(workers[0])
-    await claim(workers[0], worker_id="w-dead", claim="w-dead/1")
     for number in range(4):
         await steps.is_alive(workers[0], f"w-{number}")
-    started = await asyncio.gather(
-        *(
-            start_call(workers[number % 4], worker_id=f"w-{number % 4}", claim=f"w-{number % 4}/{number}")
-            for number in range(16)
+    for order_id in (f"o-{number}" for number in range(30)):
+        await open_payment(workers[0], order_id)
+        await claim(workers[0], order_id, worker_id="w-dead", claim="w-dead/1")
+        started = await asyncio.gather(
+            *(
+                start_call(workers[turn % 4], order_id, worker_id=f"w-{turn % 4}", claim=f"w-{turn % 4}/{turn}")
+                for turn in range(16)
+            )
         )
-    )
-    assert sum(isinstance(one, moves.Claimed) for one in started) == 1
-    assert sum(isinstance(one, moves.Busy) for one in started) == 15
+        assert sorted(type(one).__name__ for one in started) == ["Busy"] * 15 + ["Claimed"]
 
 
 async def test_only_one_of_many_starts_a_call(open_ledger: OpenLedger) -> None:
@@ -160,6 +160,18 @@ async def test_only_one_of_many_starts_a_call(open_ledger: OpenLedger) -> None:
     assert sum(isinstance(one, moves.Claimed) for one in started) == 1
     (row,) = await steps.rows(workers[0], OPERATIONS)
     assert row["asked"] == 1
+
+
+async def test_deliveries_that_start_a_call_at_the_same_instant_are_all_answered(open_ledger: OpenLedger) -> None:
+    """PostgreSQL looks for the conflict in the one index that it is told of, and may trip over the other."""
+    workers = [open_ledger() for _ in range(4)]
+    await steps.is_alive(workers[0])
+    for number in range(40):
+        await open_payment(workers[0], f"o-{number}")
+        started = await asyncio.gather(
+            *(start_call(workers[turn % 4], f"o-{number}", claim=f"w-1/{turn}") for turn in range(16))
+        )
+        assert sorted(type(one).__name__ for one in started) == ["Busy"] * 15 + ["Claimed"]
 
 
 @pytest.mark.parametrize("how", ["released", "silent"])

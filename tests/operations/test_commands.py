@@ -53,6 +53,7 @@ async def test_check_tells_every_part_that_is_away(environment: dict[str, str], 
     assert "DATABASE_URL" in findings["ledger"]["said"]
     assert "STRIPE_API_BASE" in findings["stripe"]["said"]
     assert "hunter2" not in done.stdout + done.stderr
+    assert done.stderr == ""
 
 
 async def test_check_tells_a_key_that_stripe_refuses(environment: dict[str, str], stripe: SandboxControl) -> None:
@@ -121,8 +122,8 @@ def test_dead_letters_list_of_a_broker_that_is_away_says_so(environment: dict[st
     done = run_cli(environment | {"AMQP_URL": "amqp://127.0.0.1:9/"}, "dead-letters", "list")
 
     assert done.returncode == 1
-    assert "no connection to the broker at 127.0.0.1:9" in done.stderr
-    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("payment-worker: no connection to the broker at 127.0.0.1:9")
 
 
 def test_a_port_that_is_taken_is_told_in_one_sentence(environment: dict[str, str], broker_port: int) -> None:

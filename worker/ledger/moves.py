@@ -279,9 +279,12 @@ def _insert(conn: Connection, table: sa.Table) -> Any:
 
 
 def _insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-    """Whether the row was not there under its primary key, and is now."""
-    key = list(table.primary_key.columns)
-    made = conn.execute(_insert(conn, table).on_conflict_do_nothing(index_elements=key).returning(key[0]), row)
+    """Whether the row was not there, and is now.
+
+    No index is named: told of one, PostgreSQL fails where another insert of the same instant is first seen in a
+    second one. Source: https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT.
+    """
+    made = conn.execute(_insert(conn, table).on_conflict_do_nothing().returning(*table.primary_key.columns), row)
     return made.first() is not None
 
 
