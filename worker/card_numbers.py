@@ -26,7 +26,8 @@ MAX_CARD_DIGITS: Final = 19
 
 # (first, last, digits compared, lengths): who issues cards, and how long their numbers are.
 _ISSUERS: Final = (
-    (4, 4, 1, {13, 16, 19}),  # Visa
+    # Visa. Of 13 digits none is issued any more, while every tenth barcode that starts with a 4 would be one.
+    (4, 4, 1, {16, 19}),
     (51, 55, 2, {16}),  # Mastercard
     (2221, 2720, 4, {16}),
     (34, 34, 2, {15}),  # American Express
@@ -108,15 +109,13 @@ def _mask_numbers(plain: bytes) -> bytes:
 def _mask_run(match: re.Match[bytes]) -> bytes:
     """Masks what is a card number from one separator to another: beside it an expiry or a count may stand.
 
-    Never a part of an unbroken run: every tenth long number has some stretch that passes Luhn. Nor what starts
-    with a plus: every tenth German mobile number would be a Visa card of 13 digits.
+    Never a part of an unbroken run: every tenth long number has some stretch that passes Luhn.
     """
     run = match["run"]
     if run is None:
         return match[0]
     groups = [(group.start(), group.end()) for group in _GROUP.finditer(run)]
-    has_plus = match.string[max(0, match.start() - 1) : match.start()] == b"+"
-    out, index = bytearray(run), int(has_plus)
+    out, index = bytearray(run), 0
     while index < len(groups):
         last = _card_from(run, groups, index)
         if last is None:

@@ -11,7 +11,8 @@ Nothing is acknowledged before all of it is done, so the broker redelivers whate
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, assert_never
@@ -30,6 +31,7 @@ from worker.errors import (
     CallSystemic,
     CallTransient,
     CallUnknown,
+    LedgerRefused,
     LedgerUnavailable,
     ParametersRefused,
     StaleMove,
@@ -111,6 +113,7 @@ class OrderProcessor:
         self._event_source = event_source
         self._clock = clock
         self._claims = 0
+        self._live_claims: set[str] = set()
 
     async def process(self, delivery: Delivery) -> Outcome:
         """From delivery to settled. Raises BusUnavailable where it could not be settled: the broker redelivers."""
@@ -144,7 +147,12 @@ class OrderProcessor:
     ) -> Decided:
         """Mark the call started, ask, record. Another delivery of the same order may get there first."""
         await self._pace.turn()
-        claim = self._new_claim()
+        with self._new_claim() as claim:
+            return await self._decide_under_claim(claim, payment, order, event, delivery)
+
+    async def _decide_under_claim(
+        self, claim: str, payment: Payment, order: OrderCreatedData, event: IncomingEvent, delivery: Delivery
+    ) -> Decided:
         operation = await self._start_call(order, claim)
         if operation is None:
             return await self._look_up(payment.order_id)
@@ -194,6 +202,7 @@ class OrderProcessor:
                 stripe_account=order.stripe_account,
                 worker_id=self._worker_id,
                 claim=claim,
+                live_claims=self._live_claims,
                 now=self._clock(),
                 claim_ttl_s=self._claim_ttl_s,
             )
@@ -304,9 +313,16 @@ class OrderProcessor:
             case _:
                 assert_never(outcome)
 
-    def _new_claim(self) -> str:
+    @contextmanager
+    def _new_claim(self) -> Iterator[str]:
+        """A claim counts only while its delivery is at work, even where the ledger could not be told of its end."""
         self._claims += 1
-        return f"{self._worker_id}/{self._claims}"
+        claim = f"{self._worker_id}/{self._claims}"
+        self._live_claims.add(claim)
+        try:
+            yield claim
+        finally:
+            self._live_claims.discard(claim)
 
 
 def _is_worth_a_quick_try(error: BaseException) -> bool:
@@ -316,30 +332,32 @@ def _is_worth_a_quick_try(error: BaseException) -> bool:
     return isinstance(error, CallUnknown) and error.may_ask_again
 
 
-def _outcome_of(error: Exception, delivery: Delivery) -> Outcome:  # noqa: PLR0911 - one line for each kind
+# The message or its order is at fault, or a person must look: trying again would bring the same.
+_DEAD_LETTERS: Final[dict[type[Exception], str]] = {
+    MessageError: "bad_message",
+    CardDataFound: "card_data",
+    OrderConflict: "conflict",
+    ParametersRefused: "bad_parameters",
+    AnswerMismatch: "answer_mismatch",
+    LedgerRefused: "ledger_refused",
+}
+
+
+def _outcome_of(error: Exception, delivery: Delivery) -> Outcome:
     """How a delivery ends that was not carried out."""
-    order_id = order_id_of(delivery)
+    if letter := _DEAD_LETTERS.get(type(error)):
+        return DeadLetter(letter, str(error), order_id_of(delivery))
     match error:
-        case MessageError():
-            return DeadLetter("bad_message", str(error), order_id)
-        case CardDataFound():
-            return DeadLetter("card_data", str(error), order_id)
-        case OrderConflict():
-            return DeadLetter("conflict", str(error), order_id)
-        case ParametersRefused():
-            return DeadLetter("bad_parameters", str(error), order_id)
-        case AnswerMismatch():
-            return DeadLetter("answer_mismatch", str(error), order_id)
         case CallUnknown(may_ask_again=False):
-            return DeadLetter("outcome_unknown", f"{error.reason}: {error}", order_id)
+            return DeadLetter("outcome_unknown", f"{error.reason}: {error}", order_id_of(delivery))
         case CallSystemic() | LedgerUnavailable() | BusUnavailable():
             return GiveBack(f"{type(error).__name__}: {error}")
-        case CallTransient() | CallUnknown() | CallRefused():
-            reason = getattr(error, "reason", "refused")
+        case CallTransient() | CallUnknown():
+            reason = error.reason
         case _:
             log.error("order.bug", exc_info=error)
             reason = "bug"
     delay_s = rung_after(delivery.deliveries)
     if delay_s is None:
-        return DeadLetter("retries_exhausted", f"{reason}: {error}", order_id)
+        return DeadLetter("retries_exhausted", f"{reason}: {error}", order_id_of(delivery))
     return Retry(reason, str(error), delay_s)

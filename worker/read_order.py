@@ -1,6 +1,7 @@
 """A delivery → the order in it, or the reason why there is none."""
 
 from schemas import IncomingEvent, MessageError, OrderCreatedData, read_order_created
+from schemas.envelope import MAX_BODY_BYTES
 from schemas.order_created import readable_order_id
 from schemas.strict_json import JsonError, decode_json
 from worker.bus.delivery import Delivery
@@ -18,10 +19,9 @@ def read_order_message(delivery: Delivery) -> tuple[IncomingEvent, OrderCreatedD
     """The event and its order. Raises MessageError naming the fields, and CardDataFound naming the field."""
     if delivery.unreadable:
         raise MessageError(*(_clip(name, f"cannot be decoded: {why}") for name, why in delivery.unreadable.items()))
-    properties = delivery.properties
-    _refuse_card_data(delivery)
-    event, order = read_order_created(delivery.body, properties)
-    return event, order
+    if len(delivery.body) <= MAX_BODY_BYTES:  # a larger one is refused below, unread
+        _refuse_card_data(delivery)
+    return read_order_created(delivery.body, delivery.properties)
 
 
 def order_id_of(delivery: Delivery) -> str | None:

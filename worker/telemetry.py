@@ -14,7 +14,7 @@ from worker.client_secret import ClientSecret
 
 # Last line of defence: whatever slipped into a log call is taken out again before it is written.
 _SECRETS: Final = re.compile(
-    r"(?:sk|rk)_(?:live|test)_\w+|whsec_\w+|pi_\w+_secret_\w+|seti_\w+_secret_\w+|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
+    r"(?:sk|rk)_(?:live|test)_\w+|whsec_\w+|pi_\w+_secret_\w+|seti_\w+_secret_\w+|(?<=://)[^\s/@:]*:[^\s@]+(?=@)"
 )
 # Their DEBUG lines hold whole requests and answers, client secrets included.
 _LOUD_LIBRARIES: Final = ("stripe", "aiohttp", "sqlalchemy", "alembic", "asyncio")
@@ -55,18 +55,22 @@ def configure_logging(*, level: str, as_json: bool, stream: TextIO = sys.stderr)
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+# Smaller numbers have too few digits to be a card's.
+LEAST_CARD: Final = 10**11
+
+
 def scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor: no key, client secret, password or card number leaves in a log line."""
     return {key: _scrubbed(value) for key, value in event.items()}
 
 
 def _scrubbed(value: Any) -> Any:
-    if isinstance(value, bool | int | float) or value is None:
+    if isinstance(value, bool | float) or value is None or (isinstance(value, int) and abs(value) < LEAST_CARD):
         return value
     if isinstance(value, ClientSecret):
         return repr(value)
     if isinstance(value, dict):
-        return {str(key): _scrubbed(inner) for key, inner in value.items()}
+        return {_scrubbed(str(key)): _scrubbed(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_scrubbed(inner) for inner in value]
     text = value if isinstance(value, str) else str(value)

@@ -25,6 +25,15 @@ from worker.payment import (
     idempotency_key,
 )
 
+
+class _EveryClaim(frozenset[str]):
+    """Each delivery of the worker is still at work."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERY_CLAIM = _EveryClaim()
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TTL_S = 4.0
 PARAMS: Mapping[str, Any] = {"amount": 9999, "currency": "usd", "metadata": {"order_id": "o-1", "ä": "ö"}}
@@ -49,6 +58,7 @@ async def start_call(ledger: Ledger, order_id: str = "o-1", **changed: Any) -> m
         "stripe_account": None,
         "worker_id": "w-1",
         "claim": "w-1/1",
+        "live_claims": EVERY_CLAIM,
         "now": NOW,
         "claim_ttl_s": TTL_S,
     }

@@ -200,6 +200,19 @@ async def test_a_released_call_is_free_at_once(ledger: Ledger) -> None:
     await claim(ledger, worker_id="w-2", claim="w-2/1")
 
 
+async def test_a_claim_of_our_own_that_nobody_works_on_any_more_is_free(ledger: Ledger) -> None:
+    """The ledger was away when its delivery ended, and could not be told."""
+    await steps.is_alive(ledger)
+    await open_payment(ledger)
+    await start_call(ledger, claim="w-1/1")
+
+    other = {"worker_id": "w-2", "claim": "w-2/1", "live_claims": {"w-2/1"}}
+    assert isinstance(await start_call(ledger, **other), moves.Busy), "only its own worker can know"
+    at_work = {"claim": "w-1/2", "live_claims": {"w-1/1", "w-1/2"}}
+    assert isinstance(await start_call(ledger, **at_work), moves.Busy)
+    assert isinstance(await start_call(ledger, claim="w-1/2", live_claims={"w-1/2"}), moves.Claimed)
+
+
 async def test_a_claim_that_was_taken_over_is_not_released_by_who_had_it(ledger: Ledger) -> None:
     await open_payment(ledger)
     operation = await claim(ledger)

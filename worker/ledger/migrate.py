@@ -65,6 +65,10 @@ def migrate(engine: Engine) -> str:
 def require_head(engine: Engine) -> None:
     """Raises ConfigurationError where the schema is not the one this version reads and writes."""
     revision = current_revision(engine)
+    if revision and revision > HEAD:
+        raise ConfigurationError(
+            f"the ledger's schema is at {revision}, newer than {HEAD}: run the newer payment-worker"
+        )
     if revision != HEAD:
         raise ConfigurationError(
             f"the ledger's schema is at {revision or 'nothing'}, this version needs {HEAD}: "

@@ -4,7 +4,7 @@ All take the connection first. They raise nothing of their own but StaleMove.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -87,12 +87,15 @@ def start_call(
     stripe_account: str | None,
     worker_id: str,
     claim: str,
+    live_claims: Collection[str],
     now: datetime,
     claim_ttl_s: float,
 ) -> Claimed | Busy | Ended:
     """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
 
-    claim: names one delivery of the worker. A claim of a worker silent for longer than claim_ttl_s is taken over.
+    claim: names one delivery of the worker. live_claims: those of this worker that are still at work. A claim of a
+    worker silent for longer than claim_ttl_s is taken over, and so is one of our own that nobody works on any more:
+    a ledger that was away kept it from being released.
     """
     operation = Operation(order_id, kind, attempt, idempotency_key, params, stripe_account, now)
     made = _insert_if_absent(
@@ -121,7 +124,8 @@ def start_call(
     ).one()
     if row.state != OperationState.STARTED:
         return Ended()
-    if row.claimed_by and row.seen_at and row.seen_at > now - timedelta(seconds=claim_ttl_s):
+    is_alive = row.seen_at and row.seen_at > now - timedelta(seconds=claim_ttl_s)
+    if is_alive and (row.claimed_by != worker_id or row.claim in live_claims):
         return Busy(row.claimed_by)
     taken = conn.execute(
         sa.update(OPERATIONS)
