@@ -8,11 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-# 12 digits or more, in groups with single spaces or dashes if any; not the tail of a decimal fraction. A UUID is
+# What people paste between groups: spaces and dashes of any width, line breaks (in JSON as \n), underscores. No dots:
+# every tenth coordinate of sixteen digits would be a card.
+_SEPARATOR: Final = rb"(?:[ \t\r\n_-]|\\[nrt]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf])"
+
+# 12 digits or more, in groups with at most two separators between; not the tail of a decimal fraction. A UUID is
 # matched whole to be passed over: some of them start with sixteen digits, and now and then these pass Luhn.
 _CANDIDATE: Final = re.compile(
     rb"(?<![0-9a-z])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})(?![0-9a-z])"
-    rb"|(?P<run>(?<![0-9])(?<![0-9]\.)[0-9](?:[ -]?[0-9]){11,})",
+    rb"|(?P<run>(?<![0-9])(?<![0-9]\.)[0-9](?:" + _SEPARATOR + rb"{0,2}[0-9]){11,})",
     re.IGNORECASE,
 )
 _GROUP: Final = re.compile(rb"[0-9]+")

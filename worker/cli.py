@@ -135,7 +135,10 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     def ready(base_url: str) -> None:
         print(f"the sandbox listens on {base_url}; set STRIPE_API_BASE={base_url}", flush=True)  # noqa: T201
 
-    asyncio.run(serve(host=arguments.host, port=arguments.port, ready=ready))
+    try:
+        asyncio.run(serve(host=arguments.host, port=arguments.port, ready=ready))
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"cannot listen on {arguments.host}:{arguments.port}: {error}") from error
     return OK
 
 
@@ -154,8 +157,7 @@ def _positive(text: str) -> int:
 
 
 def _print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _complain(error: Exception) -> None:

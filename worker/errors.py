@@ -21,7 +21,7 @@ class BusUnavailable(WorkerError):
 
 
 class Unroutable(WorkerError):
-    """The broker confirmed that no queue takes the message."""
+    """The broker says that no queue takes the message, or that one is full. Another one may have it already."""
 
 
 class LedgerUnavailable(WorkerError):
@@ -62,6 +62,10 @@ class CallSystemic(WorkerError):
 
 class ParametersRefused(WorkerError):
     """Parameters that the SDK's own types do not allow: never sent. The text names them."""
+
+
+class AccountRefused(WorkerError):
+    """Stripe refuses the connected account that this order names; others may be well."""
 
 
 class AnswerMismatch(WorkerError):

@@ -52,7 +52,8 @@ def print_table(rows: Sequence[DeadLetterRow], *, total: int, now: datetime) -> 
         table.add_column(heading, overflow="fold", justify="right" if heading == "attempts" else "left")
     for row in rows:
         age = _ago((now - row.last_seen).total_seconds()) if row.last_seen else "?"
-        table.add_row(row.id, row.order_id or "–", row.reason, age, str(row.attempts), escape(_visible(row.error)))
+        cells = (row.id, row.order_id or "–", row.reason, age, str(row.attempts), row.error)
+        table.add_row(*(escape(_visible(cell)) for cell in cells))
     console.print(table)
     if total > len(rows):
         console.print(f"{len(rows)} of {total} shown; see --limit")

@@ -77,3 +77,5 @@ class EventRelay:
                 await self.run_once()
             except (BusUnavailable, LedgerUnavailable) as error:
                 log.warning("relay.waits", error=str(error))
+            except Exception:  # a fault of ours: told, and the next round goes on
+                log.exception("relay.bug")

@@ -48,6 +48,8 @@ def _refuse_card_data(delivery: Delivery) -> None:
         "type": properties.type,
         "app_id": properties.app_id,
         "reply_to": properties.reply_to,
+        "content_type": properties.content_type,
+        "content_encoding": properties.content_encoding,
         "headers": properties.headers,
     }
     field = find_card_field({name: value for name, value in named.items() if value})

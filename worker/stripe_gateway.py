@@ -19,6 +19,7 @@ from typing_extensions import is_typeddict
 
 from worker.client_secret import ClientSecret
 from worker.errors import (
+    AccountRefused,
     AnswerMismatch,
     CallRefused,
     CallSystemic,
@@ -85,15 +86,21 @@ class StripeGateway:
         """Create the PaymentIntent of an operation, or have the first answer to its key again.
 
         Raises CallRefused (no, and never), CallTransient (nothing happened), CallUnknown (it may have happened),
-        CallSystemic (our key or account), AnswerMismatch (made for something else than asked).
+        CallSystemic (our key or account), AccountRefused (the order's), AnswerMismatch (made for something else than
+        asked).
         """
         options: Any = {"idempotency_key": operation.idempotency_key}
         if operation.stripe_account:
             options["stripe_account"] = operation.stripe_account
-        answer = await self._ask(
-            "create_intent",
-            lambda: self._client.v1.payment_intents.create_async(dict(operation.params), options),  # type: ignore[arg-type]
-        )
+        try:
+            answer = await self._ask(
+                "create_intent",
+                lambda: self._client.v1.payment_intents.create_async(dict(operation.params), options),  # type: ignore[arg-type]
+            )
+        except CallSystemic as error:
+            if operation.stripe_account and isinstance(error.__cause__, stripe.PermissionError):
+                raise AccountRefused(f"stripe_account {operation.stripe_account}: {error}") from error
+            raise
         intent = _read_intent(answer)
         self._check(operation, intent)
         return intent, _secret_of(answer)

@@ -61,6 +61,8 @@ class Surroundings:
                     await self._read_gauges()
             except LedgerUnavailable as error:
                 log.warning("ledger.away", error=str(error))
+            except Exception:  # a fault of ours: told, and the next round goes on
+                log.exception("watch.bug")
             ticks += 1
             await asyncio.sleep(every_s)
 

@@ -100,6 +100,15 @@ def test_two_card_numbers_side_by_side_are_both_masked() -> None:
     assert mask_text("4242 4242 4242 4242 5555 5555 5555 4444") == "**** **** **** 4242 **** **** **** 4444"
 
 
+@pytest.mark.parametrize("separator", ["  ", "\u00a0", "\u2013", "\u2009", "\n", "\\n", "_", " - ", "\t"], ids=ascii)
+def test_a_number_pasted_with_other_separators_is_masked(separator: str) -> None:
+    separator = separator[:2] if separator == " - " else separator
+    text = separator.join(["4242"] * 4)
+
+    assert mask_text(text) == separator.join(["****"] * 3 + ["4242"])
+    assert find_card_field({"field": text}) == "field"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -127,7 +136,9 @@ def test_two_card_numbers_side_by_side_are_both_masked() -> None:
         "424242424242424242424242",
         "order-20260131120000424242424242424242",
         "4242 4242 4242",
-        "4242  4242  4242  4242",
+        "4242   4242   4242   4242",
+        "4242.4242.4242.4242",
+        "52.5200065986413432",
         "2026-01-31 12:00:00.123456",
         "192.168.100.100 10.0.0.1",
         "pi_3MtwBwLkdIwHu7ix28a3tqPa",

@@ -1,15 +1,18 @@
 """Whatever is sent: a dead letter whose reason names the field, nothing charged, the good order behind it done."""
 
+import asyncio
 import json
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import pytest
 from pamqp import commands
 
-from tests.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, run_cli, until
 from worker.list_dead_letters import read_dead_letters
 from worker.sandbox.stripe_control import SandboxControl
 from worker.settings import read_settings
@@ -82,6 +85,29 @@ class RawProperties(commands.Basic.Properties):
 
     def marshal(self) -> bytes:
         return self._raw
+
+
+class DoubleHeaders(RawProperties):
+    """Headers with their floats as AMQP doubles, as other clients write them; pamqp would write 32 bits."""
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        super().__init__(8192, a_table(b"".join(map(self._field, headers, headers.values()))))
+
+    def _field(self, name: str, value: Any) -> bytes:
+        return bytes([len(name)]) + name.encode() + self._value(value)
+
+    def _value(self, value: Any) -> bytes:
+        if isinstance(value, float):
+            return b"d" + struct.pack(">d", value)
+        if isinstance(value, int):
+            return b"l" + value.to_bytes(8)
+        if isinstance(value, str):
+            return b"S" + len(value).to_bytes(4) + value.encode()
+        if isinstance(value, list):
+            return b"A" + a_table(b"".join(map(self._value, value)))
+        if isinstance(value, dict):
+            return b"F" + a_table(b"".join(map(self._field, value, value.values())))
+        return b"V"
 
 
 def a_table(content: bytes) -> bytes:
@@ -208,6 +234,65 @@ async def test_card_numbers_are_masked_wherever_they_stood(
     assert b"************4242" in kept
     assert {letter["reason"] for letter in letters} == {"card_data"}
     assert CARD not in world.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"weight": 1e300},
+        {"payment-worker-deliveries": 2**63 - 1},
+        {"payment-worker-first-seen": "0001-01-01T00:00:00+14:00"},
+        {"payment-worker-original-headers": {"deep": [1.5, None, {"er": 1e39}]}},
+    ],
+    ids=["a double", "a huge count", "the beginning of time", "wrapped already"],
+)
+async def test_headers_that_cannot_be_written_again_become_one_dead_letter(
+    headers: dict[str, Any], world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    """An error while settling would bring the message again, for ever."""
+    await publish_raw(shop, an_order(amount="0"), DoubleHeaders(headers))
+    await shop.send({"order_id": "order-good", "amount": "10.00"})
+    await shop.until_events(1)
+
+    [letter] = await until_letters(environment, 1)
+    assert (letter["reason"], letter["order_id"]) == ("bad_message", "order-bad")
+    assert len(world.said("consumer.subscribed")) == 1
+
+
+async def test_a_body_made_to_keep_the_card_search_busy_holds_up_nobody(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    await shop.send(b"4 " * 512 * 1024)
+    await shop.send({"order_id": "order-good", "amount": "10.00"})
+    await shop.until_events(1)
+    await until_letters(environment, 1)
+
+    assert len(world.said("consumer.subscribed")) == 1, "the connection was never lost"
+    good, bad = world.said("payment.intent_created")[0], world.said("order.dead_lettered")[0]
+    assert good["order_id"] == "order-good"
+    assert bad["reason"] == "bad_message"
+
+
+async def test_letters_that_somebody_else_put_there_are_listed_whatever_their_headers(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    strange: list[dict[str, Any]] = [
+        {"payment-worker-order-id": 5, "payment-worker-letter-id": {"a": 1}, "payment-worker-reason": [1]},
+        {"payment-worker-order-id": datetime(2026, 1, 1, tzinfo=UTC), "payment-worker-last-seen": "never"},
+        {"payment-worker-letter-id": "[/red]", "payment-worker-reason": "\x1b]0;owned\x07", "payment-worker-error": 1},
+    ]
+    for headers in strange:
+        message = aio_pika.Message(b"\xff", headers=headers)
+        await shop.channel.default_exchange.publish(message, environment["DEAD_LETTERS_QUEUE"])
+
+    letters = await until_letters(environment, 3)
+    table = await asyncio.to_thread(run_cli, environment, "dead-letters", "list")
+
+    assert [letter["order_id"] for letter in letters] == [None, None, None]
+    assert table.returncode == 0, table.stderr
+    assert "[/red]" in table.stdout
+    assert "\x1b" not in table.stdout
+    assert "\\x1b]0;owned" in table.stdout
 
 
 async def test_dead_letters_list_leaves_every_letter_in_its_place(

@@ -77,7 +77,8 @@ class bus_errors:  # noqa: N801 - a context manager, named as one
             if task and task.cancelling() > self._cancelling:
                 return
             raise BusUnavailable("the connection was lost") from error
-        if isinstance(error, CONNECTION_EXCEPTIONS):
+        # aiormq ends waiting publishes with a bare Exception where it knows no reason.
+        if isinstance(error, CONNECTION_EXCEPTIONS) or type(error) is Exception:
             raise BusUnavailable(str(error)[:200] or type(error).__name__) from error
 
 

@@ -77,7 +77,7 @@ async def _give_back(channel: AbstractChannel, names: BusNames, last: AbstractIn
         await last.nack(multiple=True, requeue=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVEN_BACK_TIMEOUT_S):
-                while await _ready_count(channel, names) < count:
+                while await _ready_count(channel, names) < count:  # noqa: ASYNC110 - the broker sends no event
                     await asyncio.sleep(0.01)
 
 
@@ -90,18 +90,23 @@ def _row(message: AbstractIncomingMessage, *, now: datetime) -> DeadLetterRow:
     headers: Mapping[str, Any] = message.headers
     delivery: Delivery = read_delivery(message, now=now)
     landed_by_worker = isinstance(headers.get(LETTER_ID), str)
-    reason = headers.get(REASON) or headers.get("x-first-death-reason") or "unknown"
+    reason = _text(headers.get(REASON)) or _text(headers.get("x-first-death-reason")) or "unknown"
     return DeadLetterRow(
         id=str(headers[LETTER_ID]) if landed_by_worker else delivery.letter_id,
-        order_id=headers.get(ORDER_ID),
-        reason=str(reason),
-        error=str(headers.get(ERROR) or "the broker gave the message up before the worker could"),
+        order_id=_text(headers.get(ORDER_ID)),
+        reason=reason,
+        error=_text(headers.get(ERROR)) or "the broker gave the message up before the worker could",
         attempts=delivery.deliveries - 1 if landed_by_worker else 0,
         first_seen=delivery.first_seen if landed_by_worker else None,
         last_seen=_time(headers.get(LAST_SEEN)),
         size_bytes=message.body_size,
         event_id=delivery.properties.message_id,
     )
+
+
+def _text(value: object) -> str | None:
+    """Anybody can put a message there, with headers of any kind."""
+    return value if isinstance(value, str) and value else None
 
 
 def _time(value: object) -> datetime | None:

@@ -10,14 +10,14 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from schemas import AmqpProperties
 from worker.bus.connection import bus_errors
-from worker.bus.readable_properties import UNREADABLE
+from worker.bus.readable_properties import ORIGINAL_HEADERS, UNREADABLE
 from worker.payment import dead_letter_id
 
 # Our own headers. The broker's x-death and x-delivery-count mean other things in each of its versions.
 DELIVERIES: Final = "payment-worker-deliveries"
 FIRST_SEEN: Final = "payment-worker-first-seen"
-ORIGINAL_HEADERS: Final = "payment-worker-original-headers"
 ORIGINAL_MESSAGE_ID: Final = "payment-worker-original-message-id"
+LEFT_OUT: Final = "payment-worker-left-out"
 
 # A content header must fit one frame (128 KiB by default), with room for ours.
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -25,7 +25,7 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message in our hands until it is settled: exactly one of ack and give_back."""
+    """A message in our hands until it is acknowledged, or its subscription closes and it goes back."""
 
     body: bytes
     properties: AmqpProperties
@@ -43,11 +43,6 @@ class Delivery:
         """Done with. Raises BusUnavailable: the message will come again."""
         with bus_errors():
             await self.message.ack()
-
-    async def give_back(self) -> None:
-        """Back to where it was in the queue. Raises BusUnavailable: it went back by itself."""
-        with bus_errors():
-            await self.message.nack(requeue=True)
 
 
 def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Delivery:
@@ -74,7 +69,7 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
         body=message.body,
         properties=properties,
         unreadable=unreadable if isinstance(unreadable, dict) else {},
-        deliveries=(deliveries if isinstance(deliveries, int) and deliveries > 0 else 0) + 1,
+        deliveries=_counted(deliveries) + 1,
         first_seen=first_seen or now,
         message=message,
     )
@@ -99,7 +94,7 @@ def encodable(headers: Mapping[str, Any]) -> dict[str, Any]:
     """The headers as AMQP can surely carry them: what it cannot becomes text, and too much is left out."""
     kept = {key[:128]: _encodable(value) for key, value in headers.items()}
     size = len(json.dumps(kept, default=str))
-    return kept if size <= MAX_HEADER_BYTES else {"payment-worker-left-out": f"headers of {size} bytes"}
+    return kept if size <= MAX_HEADER_BYTES else {LEFT_OUT: f"headers of {size} bytes"}
 
 
 def letter_id(body: bytes, properties: AmqpProperties) -> str:
@@ -113,6 +108,11 @@ def letter_id(body: bytes, properties: AmqpProperties) -> str:
     return dead_letter_id(body, identity)
 
 
+def _counted(value: object) -> int:
+    """A count as somebody may have written it into our header: believed within reason."""
+    return min(value, 1_000_000) if isinstance(value, int) and value > 0 else 0
+
+
 def _encodable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key[:128]: _encodable(inner) for key, inner in value.items()}
@@ -122,8 +122,9 @@ def _encodable(value: Any) -> Any:
         return str(value)
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode("utf-8", "replace")
-    if value is None or isinstance(value, str | bool | int | float | datetime):
+    if value is None or isinstance(value, str | bool | int | datetime):
         return value
+    # A float too becomes text: pamqp would write it with 32 bits, and another number, or none at all, would arrive.
     return str(value)
 
 

@@ -1,19 +1,16 @@
 """What the worker says on the bus: events, private replies, retries, dead letters."""
 
 import asyncio
+import struct
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from schemas import PaymentReply
-from worker.bus.delivery import (
-    ORIGINAL_HEADERS,
-    ORIGINAL_MESSAGE_ID,
-    Delivery,
-    encodable,
-    wrapped_headers,
-)
+from schemas import AmqpProperties, PaymentReply
+from worker.bus.delivery import LEFT_OUT, Delivery, encodable, wrapped_headers
 from worker.bus.publisher import Publisher
+from worker.bus.readable_properties import ORIGINAL_HEADERS
 from worker.bus.topology import BusNames
 from worker.card_numbers import mask_cards, mask_text
 from worker.client_secret import ClientSecret
@@ -86,55 +83,52 @@ class Outgoing:
 
     async def retry(self, delivery: Delivery, *, delay_s: int) -> None:
         """The same message again after delay_s, to the worker's queue alone."""
-        properties = delivery.properties
+        queue = self._names.retry_queue(delay_s)
+        await self._hand_over(queue, delivery.body, delivery.properties, wrapped_headers(delivery))
+
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, error: str, order_id: str | None, now: datetime
+    ) -> None:
+        """Land the message where operators look: body untouched but for card numbers, the cause in the headers."""
+        headers = _masked(wrapped_headers(delivery)) | {
+            LETTER_ID: delivery.letter_id,
+            REASON: reason,
+            ERROR: mask_text(error)[:1000],
+            LAST_SEEN: now.isoformat(),
+        }
+        if order_id:
+            headers[ORDER_ID] = order_id
+        if delivery.unreadable:
+            headers[UNREADABLE_FIELDS] = encodable(delivery.unreadable)
+        texts = ("content_type", "content_encoding", "correlation_id", "reply_to", "type", "app_id")
+        properties = replace(
+            delivery.properties, **{name: _masked(getattr(delivery.properties, name)) for name in texts}
+        )
+        is_large = len(delivery.body) > MASKED_IN_PLACE_BYTES
+        body = await asyncio.to_thread(mask_cards, delivery.body) if is_large else mask_cards(delivery.body)
+        await self._hand_over(self._names.dead_letters_queue, body, properties, headers)
+
+    async def _hand_over(self, queue: str, body: bytes, properties: AmqpProperties, headers: dict[str, Any]) -> None:
+        """Publish to a queue of our own. Headers that cannot be written again are left out rather than fought with."""
+        try:
+            await self._publish_as(queue, body, properties, headers)
+        except (ValueError, TypeError, OverflowError, struct.error) as error:
+            left_out = {LEFT_OUT: f"headers that AMQP cannot carry again: {error}"[:200]}
+            await self._publish_as(queue, body, properties, {**headers, ORIGINAL_HEADERS: left_out})
+
+    async def _publish_as(self, queue: str, body: bytes, properties: AmqpProperties, headers: dict[str, Any]) -> None:
         await self._publisher.publish(
-            delivery.body,
+            body,
             exchange="",
-            routing_key=self._names.retry_queue(delay_s),
+            routing_key=queue,
             message_id=uuid4().hex,
-            headers=wrapped_headers(delivery),
+            headers=headers,
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
             type=properties.type,
             app_id=properties.app_id,
-            timestamp=properties.timestamp,
-        )
-
-    async def dead_letter(
-        self, delivery: Delivery, *, reason: str, error: str, order_id: str | None, now: datetime
-    ) -> None:
-        """Land the message where operators look: body untouched but for card numbers, the cause in the headers."""
-        properties = delivery.properties
-        headers = {
-            **wrapped_headers(delivery),
-            LETTER_ID: delivery.letter_id,
-            REASON: reason,
-            ERROR: mask_text(error)[:1000],
-            LAST_SEEN: now.isoformat(),
-        }
-        headers[ORIGINAL_HEADERS] = _masked(headers[ORIGINAL_HEADERS])
-        if ORIGINAL_MESSAGE_ID in headers:
-            headers[ORIGINAL_MESSAGE_ID] = _masked(headers[ORIGINAL_MESSAGE_ID])
-        if order_id:
-            headers[ORDER_ID] = order_id
-        if delivery.unreadable:
-            headers[UNREADABLE_FIELDS] = encodable(delivery.unreadable)
-        large = len(delivery.body) > MASKED_IN_PLACE_BYTES
-        masked = await asyncio.to_thread(mask_cards, delivery.body) if large else mask_cards(delivery.body)
-        await self._publisher.publish(
-            masked,
-            exchange="",
-            routing_key=self._names.dead_letters_queue,
-            message_id=uuid4().hex,
-            headers=headers,
-            content_type=properties.content_type,
-            content_encoding=properties.content_encoding,
-            correlation_id=_masked(properties.correlation_id),
-            reply_to=properties.reply_to,
-            type=_masked(properties.type),
-            app_id=_masked(properties.app_id),
             timestamp=properties.timestamp,
         )
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import PublishError
+from aio_pika.exceptions import DeliveryError
 
 from worker.bus.connection import CONNECT_TIMEOUT_S, bus_errors, close, connect
 from worker.bus.topology import BusNames, declare_topology
@@ -81,9 +81,11 @@ class Publisher:
                 with bus_errors():
                     async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                         target = await channel.get_exchange(exchange, ensure=False)
-                        await target.publish(message, routing_key, mandatory=True)
+                        # RabbitMQ returns what goes to a direct reply-to as unroutable even where it arrives.
+                        is_direct = routing_key.startswith("amq.rabbitmq.reply-to.")
+                        await target.publish(message, routing_key, mandatory=not is_direct)
             except BusUnavailable as error:
-                if isinstance(error.__cause__, PublishError):
+                if isinstance(error.__cause__, DeliveryError):  # returned, or refused by a queue that is full
                     raise Unroutable(
                         f"no queue takes {routing_key!r} from {exchange or 'the default exchange'!r}"
                     ) from None

@@ -12,6 +12,9 @@ from typing import Any, Final
 from pamqp import base, commands, decode
 
 UNREADABLE: Final = "payment-worker-unreadable"
+# Where a message that is handed over again carries its own headers; see worker.bus.delivery.
+ORIGINAL_HEADERS: Final = "payment-worker-original-headers"
+WRAPPING_DEPTH: Final = 1
 
 # Length of a property on the wire: a fixed size, or read from its first byte (shortstr) or four (table).
 _FIXED: Final = {"octet": 1, "timestamp": 8}
@@ -54,7 +57,7 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError("not a number of milliseconds")
     if name == "timestamp" and isinstance(value, datetime):
         value.isoformat()
-    if name == "headers" and _is_deep(value):
+    if name == "headers" and _is_deep(value, MAX_HEADER_DEPTH + (WRAPPING_DEPTH if ORIGINAL_HEADERS in value else 0)):
         raise ValueError(f"nested deeper than {MAX_HEADER_DEPTH} levels")
     return value
 
@@ -63,11 +66,11 @@ def _checked(name: str, value: Any) -> Any:
 MAX_HEADER_DEPTH: Final = 16
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Any, most: int) -> bool:
     here, depth = [value], 0
     while here:
         depth += 1
-        if depth > MAX_HEADER_DEPTH:
+        if depth > most:
             return True
         here = [
             inner

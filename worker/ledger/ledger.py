@@ -28,6 +28,7 @@ POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
 LOCK_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 15
+ANSWER_TIMEOUT_S: Final = 20
 WAL_TRY_S: Final = 0.02
 
 
@@ -63,7 +64,11 @@ class Ledger:
         bound = partial(_bind, move, args, kwargs)
         if not self._is_sqlite:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._commit_one, bound)
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    return await loop.run_in_executor(self._threads, self._commit_one, bound)
+            except TimeoutError:  # a server that is frozen closes no connection
+                raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((bound, future))
         if self._writing is None:
@@ -140,6 +145,10 @@ def open_engine(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
+            "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,  # what was sent into the void is given up
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
             "application_name": "payment-worker",
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}",
         },
