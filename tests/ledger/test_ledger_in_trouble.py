@@ -1,6 +1,8 @@
 """How the ledger's door behaves when many come at once, and when the database cannot."""
 
 import asyncio
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -335,3 +337,27 @@ async def test_a_row_that_another_connection_holds_is_not_waited_for_for_ever(
         with pytest.raises(StaleMove):
             await record(ledger, payment, operation)
     engine.dispose()
+
+
+async def test_a_postgresql_that_is_frozen_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes no connection and answers nothing: only a clock of our own notices."""
+    monkeypatch.setattr(ledger_module, "ANSWER_TIMEOUT_S", 0.5)
+    with PrivatePostgres() as postgres:
+        async with Ledger(postgres.url) as ledger:
+            migrate(ledger.engine)
+            await open_payment(ledger, "o-1")
+            frozen = [postgres.pid, *children_of(postgres.pid)]
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(LedgerUnavailable, match="has not answered within"):
+                    await open_payment(ledger, "o-2")
+            finally:
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+            monkeypatch.setattr(ledger_module, "ANSWER_TIMEOUT_S", 20)
+            assert (await open_payment(ledger, "o-3")).order_id == "o-3"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

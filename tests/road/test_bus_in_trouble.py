@@ -196,5 +196,34 @@ async def test_a_lost_connection_is_made_anew_once_though_work_on_the_old_one_go
     assert set(shop.events_per_order().values()) == {1}
 
 
+async def test_a_subscriber_whose_queue_is_full_stops_nobody_else(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    """It refuses what it cannot hold; that event waits in the ledger, and is told when there is room."""
+    full = await shop.channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await full.bind(shop.payments, "payment.failed")
+    await shop.subscribe("payment.intent_created")
+    worker = await make_worker().until_subscribed()
+
+    for number in range(5):
+        await shop.send({"order_id": f"order-failed-{number}", "amount": "0.01"})
+        await shop.send({"order_id": f"order-{number}", "amount": "1.00"})
+    await shop.until_events(5)
+    await until(lambda: _is_empty(shop), what="the queue to be empty")
+    assert len(worker.said("consumer.subscribed")) == 1
+    assert len(worker.said("event.unroutable")) >= 4
+
+    seen = set()
+
+    async def make_room() -> bool:
+        while message := await full.get(no_ack=True, fail=False):
+            seen.add(message.message_id)
+        return len(seen) == 5
+
+    await until(make_room, what="all five to come in their turn")
+
+
 async def _is_empty(shop: Shop) -> bool:
     return await shop.ready_count(shop.names["ORDERS_QUEUE"]) == 0

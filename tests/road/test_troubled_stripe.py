@@ -101,6 +101,41 @@ async def test_a_revoked_key_burns_no_message_and_work_resumes_by_itself(
     assert (await stripe.stats())["intents"] == 20
 
 
+async def test_a_key_that_may_read_and_not_create_burns_no_message(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    """Asking whether all is well says yes here; the next order shows that it is not."""
+    await shop.subscribe()
+    await stripe.change_settings(restricted_keys={"sk_test_sandbox_key": ["GET /v1/payment_intents*"]})
+    worker = await make_worker().until_subscribed()
+
+    await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(20)])
+    await until(lambda: len(worker.said("consumer.subscribed")) >= 3, what="the worker to try again")
+    await stripe.change_settings(restricted_keys={})
+    await shop.until_events(20)
+
+    assert await dead_letters(environment) == []
+    assert (await stripe.stats())["intents"] == 20
+    assert len(worker.said("consumer.subscribed")) <= 6, "each round counts against the orders' delivery limit"
+
+
+async def test_a_connected_account_that_stripe_refuses_is_the_fault_of_its_order_alone(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    error = {"error": {"type": "invalid_request_error", "code": "account_invalid", "message": "no such account"}}
+    await shop.subscribe()
+    async with altering_proxy(environment["STRIPE_API_BASE"], {}, refused_account=error) as address:
+        worker = await make_worker(STRIPE_API_BASE=address).until_subscribed()
+        await shop.send(ORDER | {"order_id": "order-bad", "stripe_account": "acct_gone"})
+        await shop.send(ORDER)
+        await shop.until_events(1)
+        [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
+
+    assert (letter["reason"], letter["order_id"]) == ("account_refused", "order-bad")
+    assert "acct_gone" in letter["error"]
+    assert len(worker.said("consumer.subscribed")) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -126,10 +161,17 @@ async def test_an_answer_for_something_else_than_was_asked_is_shown_to_a_person(
 
 
 @asynccontextmanager
-async def altering_proxy(target: str, change: dict[str, Any]) -> AsyncIterator[str]:
-    """Something between us and Stripe that hands on every request and alters the answer."""
+async def altering_proxy(
+    target: str, change: dict[str, Any], *, refused_account: dict[str, Any] | None = None
+) -> AsyncIterator[str]:
+    """Something between us and Stripe that hands on every request and alters the answer.
+
+    refused_account: the body of a 403 for whatever names a connected account.
+    """
 
     async def hand_on(request: web.Request) -> web.Response:
+        if refused_account and "Stripe-Account" in request.headers:
+            return web.json_response(refused_account, status=403)
         async with (
             ClientSession() as session,
             session.request(
