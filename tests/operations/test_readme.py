@@ -8,6 +8,7 @@ from pathlib import Path
 
 from schemas import AmqpProperties, read_order_created
 from tests.harness import Shop, WorkerProcess, run_cli
+from worker.process_order import _DEAD_LETTERS
 from worker.settings import SETTING_NAMES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,18 @@ def test_the_example_order_is_one() -> None:
     _, order = read_order_created(body[1].encode(), AmqpProperties())
 
     assert (order.order_id, order.amount_minor) == ("order-1001", 9999)
+
+
+def test_every_reason_of_a_dead_letter_is_explained() -> None:
+    table = README.partition("| reason | means |")[2].partition("\n\n")[0]
+    explained = {
+        reason for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for reason in re.findall(r"`(\w+)`", row)
+    }
+    spine = (ROOT / "worker" / "process_order.py").read_text()
+    given = set(_DEAD_LETTERS.values()) | set(re.findall(r'DeadLetter\("(\w+)"', spine))
+
+    assert len(given) == 9
+    assert given - explained == set()
 
 
 def test_every_command_of_the_table_exists(environment: dict[str, str]) -> None:
