@@ -16,6 +16,7 @@ COPY --from=build /opt/worker /opt/worker
 RUN useradd --uid 10001 --create-home --home-dir /data worker
 USER 10001:10001
 WORKDIR /data
+VOLUME /data
 ENV PATH=/opt/worker/bin:$PATH PYTHONUNBUFFERED=1 HTTP_HOST=0.0.0.0 HTTP_PORT=8080
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os, sys; link = http.client.HTTPConnection('127.0.0.1', int(os.environ['HTTP_PORT']), timeout=4); link.request('GET', '/livez'); sys.exit(link.getresponse().status != 200)"]

@@ -17,7 +17,7 @@ help: ## show this list
 demo: $(DONE)/run-time $(if $(AMQP_URL),,broker) ## watch orders become payments; needs no account
 	@$(BIN)/payment-worker demo
 
-test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k refund" for some)
+test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k money" for some)
 	$(BIN)/pytest $(ARGS)
 
 lint: $(DONE)/development ## style, format, and which module may import which

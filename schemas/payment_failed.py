@@ -37,7 +37,7 @@ class PaymentFailedData(BaseModel):
     amount_minor: Annotated[int, Field(gt=0, description="Minor units as Stripe counts them.")]
     currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
     livemode: bool | None = None
-    sequence: Annotated[int, Field(gt=0, description="Grows per payment: drop an event below the last you saw.")]
+    sequence: Annotated[int, Field(gt=0, description="Grows per payment: drop one that is not above the last you saw.")]
     cause: str | None = Field(default=None, description="The id of the order event that led to this one.")
     failure: Failure
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -27,7 +27,7 @@ from worker.publish_events import EventRelay
 from worker.retry_policy import RUNGS_S
 from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
-from worker.surroundings import Surroundings
+from worker.surroundings import StripeBelief, Surroundings
 from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
@@ -51,15 +51,15 @@ def bus_names(settings: Settings) -> BusNames:
     )
 
 
-def build_gateway(settings: Settings, metrics: Metrics | None = None) -> StripeGateway:
-    """The Stripe door as set; inside a running loop."""
+def build_gateway(settings: Settings, observe: Callable[[str, str, float], None] = lambda *_: None) -> StripeGateway:
+    """The Stripe door as set; inside a running loop. observe: see StripeGateway."""
     return StripeGateway(
         api_key=settings.stripe_api_key.get_secret_value(),
         api_base=settings.stripe_api_base,
         livemode=settings.livemode,
         timeout_s=settings.stripe_timeout,
         max_connections=settings.prefetch,
-        observe=metrics.observe_stripe if metrics else lambda *_: None,
+        observe=observe,
     )
 
 
@@ -76,7 +76,13 @@ async def run_worker(settings: Settings) -> None:
         ledger = await stack.enter_async_context(Ledger(settings.database_url.get_secret_value()))
         await asyncio.to_thread(migrate if settings.migrates_at_start else require_head, ledger.engine)
         await ledger.run(moves.sign_of_life, worker_id, now=now_utc())
-        gateway = await stack.enter_async_context(build_gateway(settings, metrics))
+        belief = StripeBelief()
+
+        def observe(call: str, result: str, seconds: float) -> None:
+            metrics.observe_stripe(call, result, seconds)
+            belief.note(result)
+
+        gateway = await stack.enter_async_context(build_gateway(settings, observe))
         publisher = await stack.enter_async_context(Publisher(settings.amqp_url.get_secret_value(), names))
         outgoing = Outgoing(publisher, names)
         relay = EventRelay(ledger=ledger, outgoing=outgoing, metrics=metrics, clock=now_utc)
@@ -112,19 +118,21 @@ async def run_worker(settings: Settings) -> None:
             serve_health(
                 host=settings.http_host,
                 port=settings.http_port,
-                why_not_ready=partial(_why_not_ready, consumer, surroundings),
+                why_not_ready=partial(_why_not_ready, consumer, surroundings, belief),
                 metrics=metrics,
             )
         )
-        log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.engine.dialect.name)
+        log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.address)
         await _run_beside(consumer.run(stop), relay.run(), surroundings.watch(every_s=settings.claim_ttl / 4))
         with contextlib.suppress(LedgerUnavailable):
             await ledger.run(moves.sign_off, worker_id)
     log.info("worker.stopped")
 
 
-async def _why_not_ready(consumer: Consumer, surroundings: Surroundings) -> Mapping[str, str]:
+async def _why_not_ready(consumer: Consumer, surroundings: Surroundings, belief: StripeBelief) -> Mapping[str, str]:
     reasons = dict(surroundings.faults)
+    if belief.fault:
+        reasons.setdefault("stripe", belief.fault)
     if not consumer.state.subscribed:
         reasons["subscription"] = consumer.state.why_not
     return reasons

@@ -23,7 +23,7 @@ class Finding:
 
 
 async def check(environment: Mapping[str, str]) -> list[Finding]:
-    """Look at settings, broker, ledger and Stripe. Changes nothing but that the broker's topology is declared."""
+    """Look at settings, broker, ledger and Stripe. Declares the queues; changes nothing else."""
     try:
         settings = read_settings(environment)
     except ConfigurationError as error:
@@ -45,9 +45,10 @@ async def _ledger(settings: Settings) -> Finding:
     try:
         async with Ledger(settings.database_url.get_secret_value()) as ledger:
             revision = await asyncio.to_thread(current_revision, ledger.engine)
+            where = ledger.address
     except WorkerError as error:
         return Finding("ledger", False, f"{error}. See DATABASE_URL")
-    kind = "SQLite" if settings.ledger_is_sqlite else "PostgreSQL"
+    kind = f"{'SQLite' if settings.ledger_is_sqlite else 'PostgreSQL'} at {where}"
     if revision == HEAD:
         return Finding("ledger", True, f"{kind}, schema {HEAD}")
     if settings.migrates_at_start:

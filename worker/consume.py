@@ -132,7 +132,7 @@ class Consumer:
 
     async def _work(self, delivery: Delivery, life: Life) -> None:
         structlog.contextvars.bind_contextvars(
-            message_id=delivery.properties.message_id, delivery=delivery.message.delivery_tag
+            message_id=delivery.properties.message_id, delivery_tag=delivery.message.delivery_tag
         )
         started = asyncio.get_running_loop().time()
         async with self._slots:

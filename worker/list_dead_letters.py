@@ -1,5 +1,6 @@
 """`payment-worker dead-letters list`: for people a table, for programs JSON."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -43,13 +44,14 @@ def as_records(rows: Sequence[DeadLetterRow], *, now: datetime) -> list[dict[str
 
 def print_table(rows: Sequence[DeadLetterRow], *, total: int, now: datetime) -> None:
     """The letters as a person reads them. What a stranger wrote is escaped."""
-    console = _PipedConsole()
+    # Not on a terminal there is no width to fit, and a folded id could be neither copied nor grepped.
+    console = _PipedConsole(width=None if sys.stdout.isatty() else 200)
     if not rows:
         console.print("No dead letters.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("id", "order", "reason", "age", "attempts", "error"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "attempts" else "left")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("id", "reason", "age"))
     for row in rows:
         age = _ago((now - row.last_seen).total_seconds()) if row.last_seen else "?"
         cells = (row.id, row.order_id or "–", row.reason, age, str(row.attempts), row.error)

@@ -140,6 +140,7 @@ class OrderProcessor:
             raise OrderConflict("; ".join(f"{name}: was {was}, now {now}" for name, (was, now) in conflict.items()))
         if payment.is_decided:
             decided = await self._look_up(payment.order_id)
+            log.info("order.told_again", event_id=decided.event.event_id)
         else:
             decided = await self._decide(payment, order, event, delivery)
         await self._relay.tell(decided.event)

@@ -17,6 +17,27 @@ log: Final = structlog.get_logger()
 
 # Gauges need no second's precision, and each reading counts the untold events.
 GAUGES_EVERY: Final = 10
+# One order's quick tries and its next delivery: a blip is over by then.
+FAILED_IN_A_ROW: Final = 6
+
+
+class StripeBelief:
+    """Whether Stripe answers, judged by the calls that orders make anyway."""
+
+    def __init__(self) -> None:
+        self._failed_in_a_row = 0
+
+    def note(self, result: str) -> None:
+        """One call has ended: "answered", or the name of the error it became."""
+        is_answer = result in ("answered", "CallRefused")
+        self._failed_in_a_row = 0 if is_answer else self._failed_in_a_row + 1
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, if anything."""
+        if self._failed_in_a_row < FAILED_IN_A_ROW:
+            return None
+        return f"the last {self._failed_in_a_row} calls to Stripe brought no answer"
 
 
 class Surroundings:

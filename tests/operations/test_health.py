@@ -50,6 +50,24 @@ async def test_a_revoked_key_makes_the_worker_unready_until_it_is_good_again(
     assert (await get(worker, "/readyz"))[0] == 200
 
 
+async def test_a_stripe_that_does_not_answer_makes_the_worker_unready_until_it_does(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    await shop.subscribe()
+    worker = await make_worker().until_subscribed()
+    await stripe.add_fault("503", method="POST", times=None)
+    await shop.send({"order_id": "order-1", "amount": "1.00"})
+
+    async def unready() -> bool:
+        status, body = await get(worker, "/readyz")
+        return status == 503 and "calls to Stripe brought no answer" in body
+
+    await until(unready, what="the worker to say so")
+    await stripe.clear_faults()
+    await shop.until_events(1)
+    assert (await get(worker, "/readyz"))[0] == 200
+
+
 async def test_the_metrics_count_what_somebody_on_call_asks_first(
     make_worker: MakeWorker, shop: Shop, broker: PrivateBroker
 ) -> None:

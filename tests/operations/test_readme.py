@@ -68,14 +68,13 @@ def test_every_command_of_the_table_exists(environment: dict[str, str]) -> None:
         assert run_cli(environment, *words, "--help").returncode == 0, words
 
 
-async def test_the_subscriber_works_as_it_is_printed(
+async def test_the_publisher_and_the_subscriber_work_as_they_are_printed(
     make_worker: Callable[..., WorkerProcess], shop: Shop, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Only the names are changed, to those of this test."""
-    printed = re.search(r"```python\n(.+?)```", README, re.DOTALL)
-    assert printed
+    publisher, subscriber_text = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     queue = f"{environment['ORDERS_QUEUE']}.fulfilment"
-    program = printed[1].replace('"payments"', repr(environment["PAYMENTS_EXCHANGE"]))
+    program = subscriber_text.replace('"payments"', repr(environment["PAYMENTS_EXCHANGE"]))
     program = program.replace('"fulfilment"', repr(queue))
     file = tmp_path / "subscriber.py"
     file.write_text(program)
@@ -89,7 +88,7 @@ async def test_the_subscriber_works_as_it_is_printed(
     try:
         await make_worker().until_subscribed()
         declined = {"confirm": True, "payment_method": "pm_card_chargeDeclined"}
-        await shop.send({"order_id": "order-1", "amount": "99.99"})
+        await _run(publisher.replace('"orders"', repr(environment["ORDERS_EXCHANGE"])), environment)
         await shop.send({"order_id": "order-2", "amount": "500", "currency": "jpy", **declined})
         told = {(await asyncio.wait_for(subscriber.stdout.readline(), 30)).decode().strip() for _ in range(2)}
     finally:
@@ -97,4 +96,9 @@ async def test_the_subscriber_works_as_it_is_printed(
         await subscriber.wait()
         await shop.channel.queue_delete(queue)
 
-    assert told == {"payment.intent_created order-1 99.99 usd", "payment.failed order-2 500 jpy"}
+    assert told == {"payment.intent_created order-1001 99.99 usd", "payment.failed order-2 500 jpy"}
+
+
+async def _run(program: str, environment: dict[str, str]) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=environment)
+    assert await process.wait() == 0

@@ -312,6 +312,24 @@ async def test_dead_letters_list_leaves_every_letter_in_its_place(
     assert await shop.ready_count(environment["DEAD_LETTERS_QUEUE"]) == 5
 
 
+async def test_dead_letters_are_listed_oldest_first_however_often_they_were_looked_at(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    """A quorum queue gives back a hundred letters in another order than they were taken in."""
+    for number in range(120):
+        await shop.send(raw_order(amount='"0"', order_id=f'"order-{number}"'), message_id=f"m-{number}")
+    first = await until_letters(environment, 120)
+    landed = [letter["last_seen"] for letter in first]
+    assert landed == sorted(landed)
+
+    settings = read_settings(environment)
+    for _ in range(3):
+        oldest, total, _ = await read_dead_letters(settings, limit=3)
+        assert ([row.id for row in oldest], total) == ([letter["id"] for letter in first[:3]], 120)
+        every, _, _ = await read_dead_letters(settings, limit=1000)
+        assert [row.id for row in every] == [letter["id"] for letter in first]
+
+
 async def test_memory_stays_bounded_under_many_large_messages(
     world: WorkerProcess, shop: Shop, environment: dict[str, str]
 ) -> None:

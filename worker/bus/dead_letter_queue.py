@@ -18,6 +18,10 @@ from worker.errors import BusUnavailable
 
 GET_TIMEOUT_S: Final = 10
 GIVEN_BACK_TIMEOUT_S: Final = 2
+# About ten seconds of looking.
+MAX_LOOKED_AT: Final = 10_000
+# What the broker landed has no time of ours: first, since it is the rarest.
+_UNKNOWN: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,10 @@ class DeadLetterRow:
 async def browse_dead_letters(
     url: str, names: BusNames, *, limit: int, now: datetime
 ) -> tuple[list[DeadLetterRow], int]:
-    """The oldest `limit` letters and how many there are in all. Every one stays in its place.
+    """The oldest `limit` letters and how many there are in all. Every one stays in the queue.
 
-    They are fetched unacknowledged and given back together, in their order. Raises BusUnavailable.
+    They are fetched unacknowledged and given back together. A quorum queue gives back in no certain order, so all of
+    them (up to MAX_LOOKED_AT) are looked at and put in the order of their landing here. Raises BusUnavailable.
     """
     rows: list[DeadLetterRow] = []
     last: AbstractIncomingMessage | None = None
@@ -54,7 +59,7 @@ async def browse_dead_letters(
                 return [], 0  # no worker has ever started on this broker
             raise
         total = queue.declaration_result.message_count or 0
-        while len(rows) < min(limit, total):
+        while len(rows) < min(MAX_LOOKED_AT, total):
             with bus_errors():
                 async with asyncio.timeout(GET_TIMEOUT_S):
                     message = await queue.get(no_ack=False, fail=False)
@@ -64,7 +69,8 @@ async def browse_dead_letters(
             last = message
         if last:
             await _give_back(channel, names, last, count=len(rows))
-    return rows, total
+    rows.sort(key=lambda row: row.last_seen or _UNKNOWN)
+    return rows[:limit], total
 
 
 async def _give_back(channel: AbstractChannel, names: BusNames, last: AbstractIncomingMessage, *, count: int) -> None:

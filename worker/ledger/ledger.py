@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
@@ -40,6 +41,13 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url)
+        url_of = self.engine.url
+        # Told at start: a relative path is another ledger in another folder.
+        self.address = (
+            str(Path(url_of.database or ":memory:").absolute())
+            if self.engine.dialect.name == "sqlite"
+            else url_of.render_as_string(hide_password=True)
+        )
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         lanes = 1 if self._is_sqlite else POSTGRES_LANES
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="ledger")
