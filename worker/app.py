@@ -24,6 +24,7 @@ from worker.ledger.migrate import migrate, require_head
 from worker.pace import Pace
 from worker.process_order import OrderProcessor
 from worker.publish_events import EventRelay
+from worker.reply_to_order import Replies
 from worker.retry_policy import RUNGS_S
 from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
@@ -91,6 +92,7 @@ async def run_worker(settings: Settings) -> None:
             gateway=gateway,
             outgoing=outgoing,
             relay=relay,
+            replies=Replies(gateway=gateway, outgoing=outgoing),
             pace=Pace(settings.stripe_rate_limit, clock=asyncio.get_running_loop().time),
             metrics=metrics,
             worker_id=worker_id,

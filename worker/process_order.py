@@ -36,7 +36,6 @@ from worker.errors import (
     LedgerUnavailable,
     ParametersRefused,
     StaleMove,
-    Unroutable,
 )
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
@@ -49,7 +48,6 @@ from worker.payment import (
     Operation,
     Payment,
     PaymentEvent,
-    PaymentState,
     answer_of_intent,
     answer_of_refusal,
     conflict_with,
@@ -59,6 +57,7 @@ from worker.payment import (
 )
 from worker.publish_events import EventRelay
 from worker.read_order import CardDataFound, order_id_of, read_order_message
+from worker.reply_to_order import Replies
 from worker.retry_policy import QUICK_TRIES, QUICK_WAIT_S, rung_after
 from worker.stripe_gateway import StripeGateway
 from worker.telemetry import Metrics
@@ -96,6 +95,7 @@ class OrderProcessor:
         gateway: StripeGateway,
         outgoing: Outgoing,
         relay: EventRelay,
+        replies: Replies,
         pace: Pace,
         metrics: Metrics,
         worker_id: str,
@@ -108,6 +108,7 @@ class OrderProcessor:
         self._gateway = gateway
         self._outgoing = outgoing
         self._relay = relay
+        self._replies = replies
         self._pace = pace
         self._metrics = metrics
         self._worker_id = worker_id
@@ -144,7 +145,7 @@ class OrderProcessor:
         else:
             decided = await self._decide(payment, order, event, delivery)
         await self._relay.tell(decided.event)
-        await self._reply(delivery, decided)
+        await self._replies.answer(delivery, decided.payment, decided.secret)
 
     async def _decide(
         self, payment: Payment, order: OrderCreatedData, event: IncomingEvent, delivery: Delivery
@@ -252,50 +253,6 @@ class OrderProcessor:
             raise CallTransient("the payment is not decided yet", reason="busy")
         return Decided(payment, events[-1])
 
-    async def _reply(self, delivery: Delivery, decided: Decided) -> None:
-        """The private answer, if one is asked for. The secret is fetched again rather than kept."""
-        reply_to = delivery.properties.reply_to
-        if not reply_to:
-            return
-        payment, secret = decided.payment, decided.secret
-        if payment.payment_id and secret is None:
-            try:
-                _, secret = await self._gateway.fetch_intent(payment.payment_id, payment.stripe_account)
-            except CallRefused as refused:  # the order is decided and told; only the answer has to do without
-                log.warning("reply.without_secret", error=str(refused))
-        has_failed = payment.state is PaymentState.FAILED
-        await self._send_reply(
-            delivery,
-            order_id=payment.order_id,
-            payment_id=payment.payment_id,
-            status="failed" if has_failed else payment.status or "unknown",
-            client_secret=secret,
-        )
-
-    async def _send_reply(
-        self,
-        delivery: Delivery,
-        *,
-        order_id: str | None,
-        payment_id: str | None,
-        status: str,
-        client_secret: ClientSecret | None,
-    ) -> None:
-        reply_to = delivery.properties.reply_to
-        if not reply_to or not self._outgoing.may_reply_to(reply_to):
-            return
-        try:
-            await self._outgoing.reply(
-                to=reply_to,
-                correlation_id=delivery.properties.correlation_id,
-                order_id=order_id,
-                payment_id=payment_id,
-                status=status,
-                client_secret=client_secret,
-            )
-        except Unroutable:
-            log.info("reply.nobody_waits", reply_to=reply_to)
-
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """The only place where a delivery ends. What is handed on is confirmed before it is acknowledged."""
         match outcome:
@@ -310,9 +267,7 @@ class OrderProcessor:
                 await self._outgoing.dead_letter(
                     delivery, reason=reason, error=error, order_id=order_id, now=self._clock()
                 )
-                await self._send_reply(
-                    delivery, order_id=order_id, payment_id=None, status="dead_lettered", client_secret=None
-                )
+                await self._replies.answer_dead_lettered(delivery, order_id)
                 await delivery.ack()
             case GiveBack(reason):
                 # Left unsettled: the consumer now closes this subscription, and all it holds goes back in order,

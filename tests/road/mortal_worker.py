@@ -28,6 +28,7 @@ TRACED = (
     "process_order.py",
     "read_order.py",
     "publish_events.py",
+    "reply_to_order.py",
     "moves.py",
     "outgoing.py",
     "publisher.py",
