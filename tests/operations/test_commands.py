@@ -133,6 +133,17 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(environment: dict[str, str
     assert f"HTTP_PORT {broker_port} on 127.0.0.1 cannot be listened on" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("--port", "99999"), ("--host", "nowhere.invalid")], ids=["port", "host"])
+def test_a_sandbox_that_cannot_listen_says_so_in_one_sentence(
+    words: tuple[str, str], environment: dict[str, str]
+) -> None:
+    done = run_cli(environment, "sandbox", *words)
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("payment-worker: cannot listen on ")
+
+
 @pytest.fixture
 def broker_port(environment: dict[str, str]) -> int:
     return int(environment["AMQP_URL"].rpartition(":")[2].strip("/"))

@@ -223,12 +223,15 @@ async def test_card_numbers_are_masked_wherever_they_stood(
     await shop.send(an_order(), message_id="header", headers={"note": {"card": CARD}})
     await shop.send(an_order(), message_id=CARD)
     await shop.send(an_order(), message_id="correlation", correlation_id=CARD)
-    letters = await until_letters(environment, 6)
+    await shop.send(an_order(), message_id="reply", reply_to=CARD)
+    await shop.send(an_order(), message_id="type", content_type=f"text/{CARD}")
+    letters = await until_letters(environment, 8)
     queue = await shop.channel.get_queue(environment["DEAD_LETTERS_QUEUE"])
     messages = [await queue.get() for _ in letters]
 
     kept = b"".join(message.body for message in messages) + repr([m.headers for m in messages]).encode()
-    kept += repr([message.correlation_id for message in messages]).encode() + json.dumps(letters).encode()
+    kept += repr([(m.correlation_id, m.reply_to, m.content_type) for m in messages]).encode()
+    kept += json.dumps(letters).encode()
     assert CARD.encode() not in kept
     assert escaped.encode() not in kept
     assert b"************4242" in kept

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from aio_pika.abc import AbstractIncomingMessage
+
 from schemas import PaymentReply
-from tests.harness import Shop, WorkerProcess, until
+from tests.harness import Shop, WorkerProcess, dead_letters, until
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]
@@ -65,6 +67,43 @@ async def test_a_dead_lettered_order_is_answered_too(make_worker: MakeWorker, sh
         "status": "dead_lettered",
         "client_secret": None,
     }
+
+
+async def test_a_direct_reply_to_is_answered_without_a_word_of_nobody_waiting(
+    make_worker: MakeWorker, shop: Shop
+) -> None:
+    """RabbitMQ returns mandatory messages to it as unroutable even where they arrive."""
+    worker = await make_worker().until_subscribed()
+    direct = await shop.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+    answers: list[bytes] = []
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        answers.append(message.body)
+
+    await direct.consume(take, no_ack=True)
+    await shop.send(ORDER, reply_to="amq.rabbitmq.reply-to")
+    await until(lambda: answers, what="the reply")
+
+    assert b"_secret_" in answers[0]
+    assert not worker.said("reply.nobody_waits")
+
+
+async def test_a_secret_that_stripe_refuses_to_tell_again_leaves_the_order_done(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    worker = await make_worker().until_subscribed()
+    await shop.send(ORDER)
+    await shop.until_events(1)
+    await stripe.reset()
+
+    await shop.send(ORDER, reply_to=await shop.await_replies())
+    await until(lambda: shop.replies, what="the reply")
+
+    assert shop.replies[0][1]["payment_id"] is not None
+    assert shop.replies[0][1]["client_secret"] is None
+    assert worker.said("reply.without_secret")
+    assert await dead_letters(environment) == []
 
 
 async def test_nobody_waiting_for_the_reply_stops_nothing(make_worker: MakeWorker, shop: Shop) -> None:
