@@ -28,7 +28,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """The fault is in the surroundings or we are stopping: back to the queue, uncounted."""
+    """The fault is in the surroundings or we are stopping: back to the queue, and no attempt of the order's."""
 
     reason: str
 
