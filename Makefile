@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
 
-.PHONY: help demo test lint types check bench setup lock clean broker servers
+.PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ check: lint types test ## all of the three, as CI does
 
 bench: $(DONE)/development servers ## measure the throughput on this machine
 	$(BIN)/python tests/benchmarks/throughput.py
+
+chaos: $(DONE)/development servers ## kill, freeze, cut and restart everything, seed after seed (ARGS="--seed 7 --minutes 30")
+	$(BIN)/python -m tests.chaos.chaos $(ARGS)
 
 setup: $(DONE)/development servers ## only set up
 

@@ -170,6 +170,18 @@ class Shop:
         names = BusNames(orders_routing_key="order.created", retry_delays_s=(1, 5, 30, 120, 600), **fields)
         await declare_topology(self.channel, names)
 
+    async def take(self, queue: str) -> AbstractIncomingMessage | None:
+        """The first message of a queue, taken away."""
+        channel = await self.connection.channel()
+        try:
+            return await (await channel.get_queue(queue)).get(no_ack=True, fail=False)
+        finally:
+            await channel.close()
+
+    async def lose_the_order(self) -> None:
+        """The one order that a killed worker gives back is purged from the queue."""
+        await until(lambda: self.take(self.names["ORDERS_QUEUE"]), what="the order to come back")
+
     async def ready_count(self, queue: str) -> int:
         """Messages that lie ready in a queue."""
         channel = await self.connection.channel()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,27 +12,33 @@ from typing import Final
 
 import structlog
 
+from worker.admission import Admission
 from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
 from worker.bus.subscription import subscribe
 from worker.bus.topology import BusNames
 from worker.consume import Consumer
+from worker.decide_payment import PaymentDecider
 from worker.errors import LedgerUnavailable
+from worker.find_evidence import EvidenceFinder
 from worker.health import serve_health
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate, require_head
-from worker.pace import Pace
 from worker.process_order import OrderProcessor
 from worker.publish_events import EventRelay
 from worker.reply_to_order import Replies
+from worker.resolve_unknown import Resolver
 from worker.retry_policy import RUNGS_S
 from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
-from worker.surroundings import StripeBelief, Surroundings
+from worker.surroundings import Surroundings
 from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
+
+# Not told of our end, the others see it by CLAIM_TTL.
+SIGN_OFF_TIMEOUT_S: Final = 1
 
 
 def now_utc() -> datetime:
@@ -77,23 +84,18 @@ async def run_worker(settings: Settings) -> None:
         ledger = await stack.enter_async_context(Ledger(settings.database_url.get_secret_value()))
         await asyncio.to_thread(migrate if settings.migrates_at_start else require_head, ledger.engine)
         await ledger.run(moves.sign_of_life, worker_id, now=now_utc())
-        belief = StripeBelief()
-
-        def observe(call: str, result: str, seconds: float) -> None:
-            metrics.observe_stripe(call, result, seconds)
-            belief.note(result)
-
-        gateway = await stack.enter_async_context(build_gateway(settings, observe))
+        gateway = await stack.enter_async_context(build_gateway(settings, metrics.observe_stripe))
         publisher = await stack.enter_async_context(Publisher(settings.amqp_url.get_secret_value(), names))
         outgoing = Outgoing(publisher, names)
         relay = EventRelay(ledger=ledger, outgoing=outgoing, metrics=metrics, clock=now_utc)
-        processor = OrderProcessor(
+        admission = Admission(
+            ledger=ledger, limit=settings.stripe_rate_limit, most_out=settings.prefetch, clock=time.time
+        )
+        decider = PaymentDecider(
             ledger=ledger,
             gateway=gateway,
-            outgoing=outgoing,
-            relay=relay,
-            replies=Replies(gateway=gateway, outgoing=outgoing),
-            pace=Pace(settings.stripe_rate_limit, clock=asyncio.get_running_loop().time),
+            admission=admission,
+            evidence=EvidenceFinder(gateway=gateway, call_timeout_s=settings.stripe_timeout, clock=now_utc),
             metrics=metrics,
             worker_id=worker_id,
             claim_ttl_s=settings.claim_ttl,
@@ -101,7 +103,33 @@ async def run_worker(settings: Settings) -> None:
             event_source=settings.event_source,
             clock=now_utc,
         )
-        surroundings = Surroundings(ledger=ledger, gateway=gateway, worker_id=worker_id, metrics=metrics, clock=now_utc)
+        processor = OrderProcessor(
+            ledger=ledger,
+            gateway=gateway,
+            decider=decider,
+            admission=admission,
+            outgoing=outgoing,
+            relay=relay,
+            replies=Replies(gateway=gateway, outgoing=outgoing),
+            clock=now_utc,
+        )
+        resolver = Resolver(
+            ledger=ledger,
+            decider=decider,
+            relay=relay,
+            after_s=settings.resolve_after,
+            key_horizon_s=settings.stripe_key_horizon,
+            clock=now_utc,
+        )
+        surroundings = Surroundings(
+            ledger=ledger,
+            gateway=gateway,
+            admission=admission,
+            outgoing=outgoing,
+            worker_id=worker_id,
+            metrics=metrics,
+            clock=now_utc,
+        )
         consumer = Consumer(
             subscribe=lambda on_delivery: subscribe(
                 settings.amqp_url.get_secret_value(),
@@ -112,7 +140,9 @@ async def run_worker(settings: Settings) -> None:
             ),
             process=processor.process,
             recovered=surroundings.ask,
+            begin_nothing=admission.stop,
             concurrency=settings.prefetch,
+            ceiling=settings.dead_letter_ceiling,
             drain_timeout_s=settings.drain_timeout,
             metrics=metrics,
         )
@@ -120,21 +150,24 @@ async def run_worker(settings: Settings) -> None:
             serve_health(
                 host=settings.http_host,
                 port=settings.http_port,
-                why_not_ready=partial(_why_not_ready, consumer, surroundings, belief),
+                why_not_ready=partial(_why_not_ready, consumer, surroundings, admission),
                 metrics=metrics,
             )
         )
         log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.address)
-        await _run_beside(consumer.run(stop), relay.run(), surroundings.watch(every_s=settings.claim_ttl / 4))
-        with contextlib.suppress(LedgerUnavailable):
-            await ledger.run(moves.sign_off, worker_id)
+        await _run_beside(
+            consumer.run(stop), relay.run(), resolver.run(), surroundings.watch(every_s=settings.claim_ttl / 4)
+        )
+        with contextlib.suppress(LedgerUnavailable, TimeoutError):
+            async with asyncio.timeout(SIGN_OFF_TIMEOUT_S):
+                await ledger.run(moves.sign_off, worker_id)
     log.info("worker.stopped")
 
 
-async def _why_not_ready(consumer: Consumer, surroundings: Surroundings, belief: StripeBelief) -> Mapping[str, str]:
+async def _why_not_ready(consumer: Consumer, surroundings: Surroundings, admission: Admission) -> Mapping[str, str]:
     reasons = dict(surroundings.faults)
-    if belief.fault:
-        reasons.setdefault("stripe", belief.fault)
+    if admission.fault:
+        reasons.setdefault("stripe", admission.fault)
     if not consumer.state.subscribed:
         reasons["subscription"] = consumer.state.why_not
     return reasons

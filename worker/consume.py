@@ -1,8 +1,9 @@
 """Deliveries: a supervised subscription, bounded concurrency, a pause when the surroundings fail, a drain on stop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -12,13 +13,15 @@ import structlog
 from worker.bus.delivery import Delivery
 from worker.bus.subscription import Subscription
 from worker.errors import BusUnavailable, WorkerError
-from worker.outcome import GiveBack, Outcome
+from worker.outcome import DeadLetter, Done, GiveBack, Outcome
 from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 
 # Between tries to get back to a broker, or to surroundings that failed: quick at first, then out of the way.
-WAITS_S: Final = (0.2, 0.5, 1, 2, 5)
+WAITS_S: Final = (0.2, 0.5, 1, 2)
+# Between probes of what failed around us: back within moments of a short outage, few calls over a long one.
+PROBE_WAITS_S: Final = (0.2, 0.5, 1, *[2] * 30, *[5] * 30, 15)
 # The same where asking says that all is well and the next order finds it is not, such as a key that may read and not
 # create: each round counts against the orders' delivery limit, and this makes a thousand rounds last most of a day.
 FAULT_WAITS_S: Final = (0.2, 0.5, 2, 5, 15, 60)
@@ -31,8 +34,15 @@ class Subscribe(Protocol):
         """Raises BusUnavailable and TopologyMismatch."""
 
 
+# Where nearly all of the last orders became dead letters the fault is rather ours: this many are looked at, and then
+# one order alone is tried after each wait, until one succeeds.
+CEILING_ORDERS: Final = 100
+CEILING_WAIT_S: Final = 60
+
 # A subscription that held this long was well: the next trouble is met quickly again.
 HELD_S: Final = 10
+# For what is cut to give its delivery back.
+CUT_TIMEOUT_S: Final = 1
 
 
 class Life:
@@ -50,6 +60,60 @@ class Life:
             self.fault.set()
 
 
+class Ceiling:
+    """The share of dead letters among the last orders. Once reached, one order at a time tries whether all is well."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._were_dead: deque[bool] = deque(maxlen=CEILING_ORDERS)
+        self._one_by_one = asyncio.Lock()
+        self._is_trying = False
+        self.is_reached = False
+
+    @property
+    def why(self) -> str:
+        """For health and the log."""
+        return f"more than {self._share:.0%} of the last {len(self._were_dead)} orders became dead letters: look at why"
+
+    def note(self, outcome: Outcome) -> None:
+        """One order has ended."""
+        if not isinstance(outcome, Done | DeadLetter):
+            return
+        is_dead = isinstance(outcome, DeadLetter)
+        if self._is_trying:
+            self.is_reached, self._is_trying = is_dead, is_dead
+            if not is_dead:
+                self._were_dead.clear()
+            return
+        self._were_dead.append(is_dead)
+        is_full = len(self._were_dead) == CEILING_ORDERS
+        self.is_reached = self.is_reached or (is_full and sum(self._were_dead) > self._share * CEILING_ORDERS)
+
+    def try_one(self) -> None:
+        """Long enough waited: the next order shows."""
+        self.is_reached, self._is_trying = False, True
+
+    @asynccontextmanager
+    async def trial(self, over: asyncio.Event) -> AsyncIterator[None]:
+        """Around each order: alone while one is tried. over: set when this subscription ends."""
+        if not self._is_trying or over.is_set():
+            yield
+            return
+        async with self._one_by_one:
+            yield
+
+
+async def _unless(stop: asyncio.Event, asking: Awaitable[None]) -> None:
+    """Wait for the answer, but not while stopping. Raises what asking does."""
+    asked, stopping = asyncio.ensure_future(asking), asyncio.create_task(stop.wait())
+    await asyncio.wait([asked, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if asked.done():
+        asked.result()
+    else:
+        asked.cancel()
+
+
 @dataclass
 class ConsumerState:
     """What health asks: whether we are subscribed, and why not."""
@@ -63,7 +127,8 @@ class Consumer:
     """Consumes until told to stop.
 
     process: carries a delivery from start to settled. recovered: asks whether the surroundings are well again after
-    a delivery had to be given back; raises WorkerError while they are not.
+    a delivery had to be given back; raises WorkerError while they are not. begin_nothing: called when stopping, so that
+    what waits to begin does not. ceiling: share of dead letters above which consumption stops.
     """
 
     def __init__(
@@ -72,14 +137,18 @@ class Consumer:
         subscribe: Subscribe,
         process: Callable[[Delivery], Awaitable[Outcome]],
         recovered: Callable[[], Awaitable[None]],
+        begin_nothing: Callable[[], None],
         concurrency: int,
+        ceiling: float,
         drain_timeout_s: float,
         metrics: Metrics,
     ) -> None:
         self._subscribe = subscribe
         self._process = process
         self._recovered = recovered
+        self._begin_nothing = begin_nothing
         self._slots = asyncio.Semaphore(concurrency)
+        self._ceiling = Ceiling(ceiling)
         self._drain_timeout_s = drain_timeout_s
         self._metrics = metrics
         self.state = ConsumerState()
@@ -94,6 +163,7 @@ class Consumer:
                     self._note(subscribed=True)
                     why = await self._until_over(subscription, life, stop)
                     if stop.is_set():
+                        self._begin_nothing()
                         await subscription.stop_taking()
                         await self._drain()
                         return
@@ -105,6 +175,9 @@ class Consumer:
             await self._wait(tries, stop, FAULT_WAITS_S if life.is_ours else WAITS_S)
             if life.is_ours:
                 await self._wait_for_recovery(stop)
+            if self._ceiling.is_reached:
+                await self._wait_under_ceiling(stop)
+        self._begin_nothing()
         await self._drain()
 
     async def _until_over(self, subscription: Subscription, life: Life, stop: asyncio.Event) -> str:
@@ -135,7 +208,9 @@ class Consumer:
             message_id=delivery.properties.message_id, delivery_tag=delivery.message.delivery_tag
         )
         started = asyncio.get_running_loop().time()
-        async with self._slots:
+        async with self._slots, self._ceiling.trial(life.fault):
+            if life.fault.is_set():
+                return  # it has gone back with the others
             with self._metrics.in_work.track_inprogress():
                 try:
                     outcome = await self._process(delivery)
@@ -147,6 +222,9 @@ class Consumer:
         if isinstance(outcome, GiveBack):
             life.end(outcome.reason, is_ours=True)
             reason = outcome.reason.partition(":")[0]
+        self._ceiling.note(outcome)
+        if self._ceiling.is_reached:
+            life.end(self._ceiling.why, is_ours=False)
         self._metrics.orders.labels(name, reason).inc()
         self._metrics.order_seconds.observe(asyncio.get_running_loop().time() - started)
 
@@ -160,20 +238,26 @@ class Consumer:
             task.cancel()
         if late:
             log.warning("consumer.cut", count=len(late))
-            await asyncio.wait(late, timeout=5)
+            await asyncio.wait(late, timeout=CUT_TIMEOUT_S)
 
     async def _wait_for_recovery(self, stop: asyncio.Event) -> None:
         tries = 0
         while not stop.is_set():
             try:
-                await self._recovered()
+                await _unless(stop, self._recovered())
             except WorkerError as error:
                 self._note(subscribed=False, why_not=str(error))
                 log.warning("consumer.paused", why=str(error))
-                await self._wait(tries, stop, WAITS_S)
+                await self._wait(tries, stop, PROBE_WAITS_S)
                 tries += 1
             else:
                 return
+
+    async def _wait_under_ceiling(self, stop: asyncio.Event) -> None:
+        self._note(subscribed=False, why_not=self._ceiling.why)
+        log.error("consumer.ceiling", why=self._ceiling.why)
+        await self._wait(0, stop, (CEILING_WAIT_S,))
+        self._ceiling.try_one()
 
     async def _wait(self, tries: int, stop: asyncio.Event, waits_s: Sequence[float]) -> None:
         try:

@@ -60,6 +60,14 @@ class CallSystemic(WorkerError):
     """Our key or our account is refused, whatever the order: stop, burn no messages."""
 
 
+class StripeAway(WorkerError):
+    """Stripe has not been answering, so that it is not asked: wait until it does, burn no messages."""
+
+
+class Stopping(WorkerError):
+    """We are stopping, and this was not begun."""
+
+
 class ParametersRefused(WorkerError):
     """Parameters that the SDK's own types do not allow: never sent. The text names them."""
 
@@ -75,6 +83,10 @@ class AnswerMismatch(WorkerError):
         self.payment_id = payment_id
         told = ", ".join(f"{name} asked {asked!r}, got {got!r}" for name, (asked, got) in differences.items())
         super().__init__(f"{payment_id}: {told}")
+
+
+class SeveralIntents(WorkerError):
+    """Stripe has more than one live intent of this order. A person must look before anything goes on."""
 
 
 @dataclass(frozen=True, slots=True)

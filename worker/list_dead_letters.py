@@ -37,6 +37,7 @@ def as_records(rows: Sequence[DeadLetterRow], *, now: datetime) -> list[dict[str
             "last_seen": row.last_seen.isoformat() if row.last_seen else None,
             "age_s": round((now - row.last_seen).total_seconds(), 1) if row.last_seen else None,
             "size_bytes": row.size_bytes,
+            "history": list(row.history),
         }
         for row in rows
     ]

@@ -1,29 +1,34 @@
-"""Keeps calls to Stripe under a rate. Source: https://docs.stripe.com/rate-limits (25 a second for each endpoint)."""
+"""How fast Stripe may be called. Pure: times are seconds, rates are calls a second.
 
-import asyncio
-from collections.abc import Callable
+Stripe allows 25 calls a second on each endpoint unless it has raised that for the account, and says with a 429 when
+that was too many. Source: https://docs.stripe.com/rate-limits.
+"""
+
 from typing import Final
 
 # Calls that may go at once after a pause. Stripe counts by the second; a fifth of one leaves room for its window.
 BURST_S: Final = 0.2
+# After a 429: this much slower at once, no slower than this part of the limit, and back at this part each second.
+SLOWER: Final = 0.7
+SLOWEST: Final = 0.1
+FASTER_PER_S: Final = 0.05
+# Calls of the same moment are refused together; they tell one thing.
+SLOW_DOWN_EVERY_S: Final = 1.0
 
 
-class Pace:
-    """Hands out turns, first come first served, at most `per_second` a second."""
+def take(next_at: float, *, count: int, per_second: float, now: float) -> tuple[float, float]:
+    """When the first of `count` turns is, and when the turn after the last."""
+    first_at = max(next_at, now - BURST_S)
+    return first_at, first_at + count / per_second
 
-    def __init__(self, per_second: float, *, clock: Callable[[], float]) -> None:
-        self._gap_s = 1 / per_second
-        self._clock = clock
-        self._next = clock()
 
-    def reserve(self) -> float:
-        """Take the next turn; returns the seconds to wait for it."""
-        now = self._clock()
-        self._next = max(self._next, now - BURST_S) + self._gap_s
-        return max(0.0, self._next - self._gap_s - now)
+def per_second_now(limit: float, *, slowed_to: float | None, slowed_at: float | None, now: float) -> float:
+    """The rate to keep to: back up from where it was slowed to, in a straight line, to the limit."""
+    if slowed_to is None or slowed_at is None:
+        return limit
+    return min(limit, slowed_to + limit * FASTER_PER_S * max(0.0, now - slowed_at))
 
-    async def turn(self) -> None:
-        """Wait for a turn. A turn taken and not used is lost, which only slows."""
-        wait_s = self.reserve()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+
+def slowed(per_second: float, *, limit: float) -> float:
+    """The rate after one more refusal."""
+    return max(limit * SLOWEST, per_second * SLOWER)

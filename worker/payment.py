@@ -33,9 +33,11 @@ class PaymentState(StrEnum):
 class OperationState(StrEnum):
     """A fact about one call to Stripe under one key."""
 
-    STARTED = "started"  # Stripe may have been asked
+    STARTED = "started"  # Stripe may have been asked, and may be asked again under the same key
+    UNKNOWN = "unknown"  # asking again cannot tell any more: left only on evidence
     ANSWERED = "answered"
     REFUSED = "refused"
+    ABSENT = "absent"  # proven never to have come to anything: another attempt may follow, under another key
 
 
 _MOVES: Final[dict[PaymentState, frozenset[PaymentState]]] = {
@@ -64,6 +66,9 @@ class Payment:
     status: str | None
     livemode: bool | None
     sequence: int
+    cause: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -73,7 +78,10 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call to Stripe: its key and the exact parameters, frozen before it was first sent."""
+    """One call to Stripe: its key and the exact parameters, frozen before it was first sent.
+
+    asks: when it may have been asked, oldest first. unknown_because: why asking again cannot tell, where it cannot.
+    """
 
     order_id: str
     kind: str
@@ -82,11 +90,17 @@ class Operation:
     params: Mapping[str, Any]
     stripe_account: str | None
     first_asked_at: datetime
+    state: OperationState = OperationState.STARTED
+    asks: tuple[datetime, ...] = ()
+    unknown_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A PaymentIntent as Stripe answered it. It never holds the client secret."""
+    """A PaymentIntent as Stripe answered it. It never holds the client secret.
+
+    declined: what its last confirmation was refused with, while it waits for another payment method.
+    """
 
     payment_id: str
     status: str
@@ -95,6 +109,7 @@ class Intent:
     livemode: bool
     order_id: str | None
     request_id: str | None = None
+    declined: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +188,8 @@ class Answer:
     failure: Failure | None = None
 
 
-def answer_of_intent(payment: Payment, intent: Intent) -> Answer:
-    """Stripe has the intent."""
+def answer_of_intent(payment: Payment, intent: Intent, *, found: Mapping[str, Any] | None = None) -> Answer:
+    """Stripe has the intent. found: how it was found, where it was not answered."""
     after = replace(
         payment,
         state=PaymentState.INTENT_CREATED,
@@ -183,12 +198,12 @@ def answer_of_intent(payment: Payment, intent: Intent) -> Answer:
         livemode=intent.livemode,
         sequence=payment.sequence + 1,
     )
-    evidence = {"payment_id": intent.payment_id, "status": intent.status}
+    evidence = {"payment_id": intent.payment_id, "status": intent.status, **(found or {})}
     return Answer(after, OperationState.ANSWERED, intent.request_id, evidence)
 
 
-def answer_of_refusal(payment: Payment, refusal: Refusal) -> Answer:
-    """Stripe has said no; after a decline the intent exists all the same."""
+def answer_of_refusal(payment: Payment, refusal: Refusal, *, found: Mapping[str, Any] | None = None) -> Answer:
+    """Stripe has said no; after a decline the intent exists all the same. found: as in answer_of_intent."""
     after = replace(
         payment,
         state=PaymentState.FAILED,
@@ -202,19 +217,12 @@ def answer_of_refusal(payment: Payment, refusal: Refusal) -> Answer:
         "code": refusal.code,
         "decline_code": refusal.decline_code,
         "message": refusal.message,
+        **(found or {}),
     }
     return Answer(after, OperationState.REFUSED, refusal.request_id, evidence, failure_of(refusal))
 
 
-def event_of(
-    answer: Answer,
-    *,
-    cause: str | None,
-    correlation_id: str | None,
-    traceparent: str | None,
-    source: str,
-    now: datetime,
-) -> PaymentEvent:
+def event_of(answer: Answer, *, source: str, now: datetime) -> PaymentEvent:
     """The event that tells an answer. Its id is made of the order and the sequence alone."""
     payment = answer.payment
     known: dict[str, Any] = {
@@ -226,14 +234,14 @@ def event_of(
         "currency": payment.currency,
         "livemode": payment.livemode,
         "sequence": payment.sequence,
-        "cause": cause,
+        "cause": payment.cause,
     }
     envelope: dict[str, Any] = {
         "id": event_id(payment.order_id, payment.sequence),
         "source": source,
         "subject": payment.order_id,
         "time": now,
-        "traceparent": traceparent,
+        "traceparent": payment.traceparent,
     }
     event: PaymentFailed | PaymentIntentCreated
     if answer.failure:
@@ -246,8 +254,8 @@ def event_of(
         sequence=payment.sequence,
         type=event.type,
         body=event.model_dump_json(exclude_none=True),
-        correlation_id=correlation_id,
-        traceparent=traceparent,
+        correlation_id=payment.correlation_id,
+        traceparent=payment.traceparent,
     )
 
 

@@ -5,6 +5,7 @@ is told by the relay, in the order of each payment.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -24,6 +25,8 @@ log: Final = structlog.get_logger()
 UNTOLD_AFTER_S: Final = 5
 RELAY_EVERY_S: Final = 2
 RELAY_PAGE: Final = 200
+# A type that nobody is bound to, or whose subscriber is full, is not tried with every event of a long backlog.
+REFUSALS_OF_A_TYPE: Final = 20
 
 
 class EventRelay:
@@ -55,19 +58,24 @@ class EventRelay:
         before = self._clock() - timedelta(seconds=UNTOLD_AFTER_S)
         told, after = 0, None
         held: set[str] = set()  # a payment whose earlier event was not heard: its later ones wait behind it
+        refused: Counter[str] = Counter()
         while True:
             page, after = await self._ledger.run(
                 moves.untold_events, staged_before=before, limit=RELAY_PAGE, after=after
             )
             if after is None:
-                return told
+                break
             for event in page:
-                if event.order_id in held:
-                    continue
-                if await self.tell(event):
+                if event.order_id in held or refused[event.type] >= REFUSALS_OF_A_TYPE:
+                    held.add(event.order_id)
+                elif await self.tell(event):
                     told += 1
                 else:
                     held.add(event.order_id)
+                    refused[event.type] += 1
+        if held:
+            log.error("relay.nobody_takes", payments=len(held), types=sorted(refused), kept="in the ledger")
+        return told
 
     async def run(self) -> None:
         """For ever: tell what waits, look again."""

@@ -6,16 +6,21 @@ from typing import Final
 # an incident in minutes. The last one repeats.
 RUNGS_S: Final = (1, 5, 30, 120, 600)
 
-# 1 + 5 + 30 + 120 + 16 × 600 s are under three hours: far inside the life of an idempotency key (24 h).
+# 1 + 5 + 30 + 120 + 16 × 600 s are under three hours.
 MAX_DELIVERIES: Final = 20
+# By the clock, whatever the count says; both far inside the life of an idempotency key (24 h).
+DEADLINE_S: Final = 6 * 3600
 
 # In place, before the delivery gives up its slot: a dropped connection or a short 409 is over by then.
 QUICK_TRIES: Final = 3
 QUICK_WAIT_S: Final = 0.2
 
 
-def rung_after(deliveries: int) -> int | None:
-    """Seconds to wait after the n-th delivery (n from 1) has failed; None when the budget is spent."""
-    if deliveries >= MAX_DELIVERIES:
+def rung_after(deliveries: int, *, age_s: float) -> int | None:
+    """Seconds to wait after the n-th delivery (n from 1) has failed; None when the budget is spent.
+
+    age_s: since the first delivery that failed.
+    """
+    if deliveries >= MAX_DELIVERIES or age_s >= DEADLINE_S:
         return None
     return RUNGS_S[min(deliveries, len(RUNGS_S)) - 1]

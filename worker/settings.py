@@ -61,7 +61,7 @@ class Settings(BaseModel):
         default=None, description="Another base address than Stripe's own, such as the sandbox's."
     )
     stripe_rate_limit: float = Field(
-        default=25, gt=0, le=100_000, description="PaymentIntent creations a second, for this process."
+        default=25, gt=0, le=100_000, description="PaymentIntent creations a second, for all replicas together."
     )
     stripe_key_horizon: int = Field(
         default=82_800,
@@ -95,8 +95,20 @@ class Settings(BaseModel):
         le=600,
         description="Seconds without a sign of life after which another worker takes over a call.",
     )
+    resolve_after: float = Field(
+        default=900,
+        gt=0,
+        le=86_400,
+        description="Seconds after which a call that nobody has come back for is settled in the background.",
+    )
+    dead_letter_ceiling: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Share of dead letters among the last hundred orders above which consumption stops; 1: never.",
+    )
     drain_timeout: float = Field(
-        default=8, ge=0, le=600, description="Seconds that begun orders have to finish in when stopping."
+        default=6, ge=0, le=600, description="Seconds that begun orders have to finish in when stopping."
     )
     event_source: Name = Field(default="payment-worker", description="`source` of the events.")
     orders_exchange: Name = "orders"

@@ -34,6 +34,7 @@ from worker.payment import Intent, Operation
 # Frozen beside the parameters: an answer is read as this version spells it, whatever the account's default.
 API_VERSION: Final = "2026-10-28.endive"
 CONNECT_TIMEOUT_S: Final = 5
+LIST_PAGE: Final = 100
 
 
 class StripeGateway:
@@ -102,16 +103,55 @@ class StripeGateway:
                 raise AccountRefused(f"stripe_account {operation.stripe_account}: {error}") from error
             raise
         intent = _read_intent(answer)
-        self._check(operation, intent)
+        self.check_intent(operation, intent)
         return intent, _secret_of(answer)
 
     async def fetch_intent(self, payment_id: str, stripe_account: str | None) -> tuple[Intent, ClientSecret | None]:
         """The intent as it is now, and its secret. Raises the same errors as create_intent."""
-        options: Any = {"stripe_account": stripe_account} if stripe_account else {}
         answer = await self._ask(
-            "fetch_intent", lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, options)
+            "fetch_intent",
+            lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, _on(stripe_account)),
         )
         return _read_intent(answer), _secret_of(answer)
+
+    async def search_intents(self, order_id: str, stripe_account: str | None) -> list[str]:
+        """Ids of intents that say they are the order's: a hint only, for Stripe's index lags behind.
+
+        Source: https://docs.stripe.com/search. Raises the same errors as create_intent.
+        """
+        quoted = order_id.replace("\\", "\\\\").replace("'", "\\'")
+        answer = await self._ask(
+            "search_intents",
+            lambda: self._client.v1.payment_intents.search_async(
+                {"query": f"metadata['order_id']:'{quoted}'", "limit": 10}, _on(stripe_account)
+            ),
+        )
+        return [str(found.id) for found in answer.data]
+
+    async def list_intents(
+        self,
+        *,
+        created_from: int,
+        created_to: int,
+        customer: str | None,
+        stripe_account: str | None,
+        after: str | None = None,
+    ) -> tuple[list[Intent], str | None]:
+        """A page of the intents created in a time (seconds since the epoch), and where the next page starts.
+
+        What was created before is in it: https://docs.stripe.com/api/payment_intents/list reads its own writes. Raises
+        the same errors as create_intent.
+        """
+        asked: Any = {"created": {"gte": created_from, "lte": created_to}, "limit": LIST_PAGE}
+        if customer:
+            asked["customer"] = customer
+        if after:
+            asked["starting_after"] = after
+        page = await self._ask(
+            "list_intents", lambda: self._client.v1.payment_intents.list_async(asked, _on(stripe_account))
+        )
+        found = [_read_intent(each) for each in page.data]
+        return found, found[-1].payment_id if found and page.has_more else None
 
     async def probe(self) -> None:
         """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
@@ -143,7 +183,8 @@ class StripeGateway:
             faults = error.errors(include_input=False, include_url=False, include_context=False)
             raise ParametersRefused("; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)) from None
 
-    def _check(self, operation: Operation, intent: Intent) -> None:
+    def check_intent(self, operation: Operation, intent: Intent) -> None:
+        """Hold an intent against what was asked for. Raises AnswerMismatch."""
         params = operation.params
         pairs = {
             "amount": (params["amount"], intent.amount_minor),
@@ -173,7 +214,9 @@ def _strict_adapter(module: ModuleType) -> TypeAdapter[Any]:
 def translate(error: stripe.StripeError) -> WorkerError:  # noqa: PLR0911 - one line for each family, read as a table
     """Stripe's exception as one of ours, by what may be done next.
 
-    The header `Idempotent-Replayed` tells a stored error from a fresh one: asking again only repeats the former.
+    Stripe's own headers come first: `Idempotent-Replayed` tells a stored error from a fresh one, and asking again only
+    repeats it; `Stripe-Should-Retry` says whether to ask again at all; `Stripe-Rate-Limited-Reason` tells its limiter
+    from a payment that is locked.
     """
     if isinstance(error, stripe.APIConnectionError):
         return _translate_lost(error)
@@ -181,6 +224,7 @@ def translate(error: stripe.StripeError) -> WorkerError:  # noqa: PLR0911 - one 
     headers: Mapping[str, str] = {name.lower(): value for name, value in (error.headers or {}).items()}
     code = getattr(error.error, "code", None) or error.code
     told = f"{status} {code or type(error).__name__} ({error.request_id or 'no request id'})"
+    should_retry = headers.get("stripe-should-retry")
     if isinstance(error, stripe.RateLimitError):
         limit = headers.get("stripe-rate-limited-reason")
         return CallTransient(f"{told} {limit or ''}".strip(), reason="rate_limited" if limit else "lock_timeout")
@@ -191,9 +235,13 @@ def translate(error: stripe.StripeError) -> WorkerError:  # noqa: PLR0911 - one 
     if status == 409:
         return CallTransient(told, reason="in_use")
     if isinstance(error, stripe.CardError | stripe.InvalidRequestError):
+        if should_retry == "true":
+            return CallTransient(f"{told}: Stripe says to try again", reason="try_again")
         return CallRefused(_refusal(error, code))
     if headers.get("idempotent-replayed") == "true":
         return CallUnknown(f"{told}: the first answer again", reason="stored_error", may_ask_again=False)
+    if should_retry == "false":
+        return CallUnknown(f"{told}: Stripe says not to try again", reason="stored_error", may_ask_again=False)
     return CallUnknown(told, reason="server_error")
 
 
@@ -234,9 +282,31 @@ def _read_intent(answer: Any) -> Intent:
             livemode=bool(answer.livemode),
             order_id=answer.metadata["order_id"] if "order_id" in answer.metadata else None,  # noqa: SIM401 - no dict
             request_id=answer.last_response.request_id if answer.last_response else None,
+            declined=_declined(answer),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CallUnknown("the answer is not a PaymentIntent", reason="strange_answer") from error
+
+
+def _declined(answer: Any) -> Refusal | None:
+    """What the intent's last confirmation was refused with, as the call that asked for it would have been told."""
+    body = getattr(answer, "last_payment_error", None)
+    if body is None or answer.status != "requires_payment_method":
+        return None
+    return Refusal(
+        http_status=402,
+        code=getattr(body, "code", None),
+        decline_code=getattr(body, "decline_code", None),
+        advice_code=getattr(body, "advice_code", None),
+        message=str(getattr(body, "message", None) or "")[:500],
+        payment_id=str(answer.id),
+        payment_status=str(answer.status),
+        livemode=bool(answer.livemode),
+    )
+
+
+def _on(stripe_account: str | None) -> Any:
+    return {"stripe_account": stripe_account} if stripe_account else {}
 
 
 def _secret_of(answer: Any) -> ClientSecret | None:

@@ -1,4 +1,4 @@
-"""The ledger and Stripe as they were last seen; signs of life, and the gauges that the ledger feeds."""
+"""Ledger, broker and Stripe as they were last seen; signs of life, and the gauges that the ledger feeds."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,9 @@ from typing import Final
 
 import structlog
 
-from worker.errors import CallSystemic, LedgerUnavailable, WorkerError
+from worker.admission import Admission
+from worker.bus.outgoing import Outgoing
+from worker.errors import BusUnavailable, CallSystemic, LedgerUnavailable, WorkerError
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.stripe_gateway import StripeGateway
@@ -17,27 +19,6 @@ log: Final = structlog.get_logger()
 
 # Gauges need no second's precision, and each reading counts the untold events.
 GAUGES_EVERY: Final = 10
-# One order's quick tries and its next delivery: a blip is over by then.
-FAILED_IN_A_ROW: Final = 6
-
-
-class StripeBelief:
-    """Whether Stripe answers, judged by the calls that orders make anyway."""
-
-    def __init__(self) -> None:
-        self._failed_in_a_row = 0
-
-    def note(self, result: str) -> None:
-        """One call has ended: "answered", or the name of the error it became."""
-        is_answer = result in ("answered", "CallRefused")
-        self._failed_in_a_row = 0 if is_answer else self._failed_in_a_row + 1
-
-    @property
-    def fault(self) -> str | None:
-        """What is wrong, if anything."""
-        if self._failed_in_a_row < FAILED_IN_A_ROW:
-            return None
-        return f"the last {self._failed_in_a_row} calls to Stripe brought no answer"
 
 
 class Surroundings:
@@ -48,28 +29,39 @@ class Surroundings:
         *,
         ledger: Ledger,
         gateway: StripeGateway,
+        admission: Admission,
+        outgoing: Outgoing,
         worker_id: str,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         self._ledger = ledger
         self._gateway = gateway
+        self._admission = admission
+        self._outgoing = outgoing
         self._worker_id = worker_id
         self._metrics = metrics
         self._clock = clock
         self.faults: dict[str, str] = {}
 
     async def ask(self) -> None:
-        """Whether both are well. Raises LedgerUnavailable or CallSystemic."""
+        """Whether all are well. Raises LedgerUnavailable, BusUnavailable, and what asking Stripe does."""
         await self._give_sign_of_life()
+        try:
+            await self._outgoing.probe()
+            self.faults.pop("broker", None)
+        except BusUnavailable as error:
+            self.faults["broker"] = f"it takes no messages: {error}"
+            raise
         try:
             await self._gateway.probe()
             self.faults.pop("stripe", None)
-        except CallSystemic as error:
-            self.faults["stripe"] = str(error)
-            raise
+            self._admission.try_again()
         except WorkerError as error:
-            # Not our key: orders meet the same trouble one by one, and wait in the retry queues.
+            self.faults["stripe"] = str(error)
+            if self._admission.is_away or isinstance(error, CallSystemic):
+                raise
+            # Not known to be an outage: orders meet the same trouble one by one, and tell.
             log.warning("stripe.troubled", error=str(error))
 
     async def watch(self, *, every_s: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -238,14 +239,12 @@ UNKNOWN_TO_STRIPE = Refusal(400, "amount_too_small", None, None, "for developers
 def test_what_the_worker_tells_is_valid_by_schema_and_by_model(
     name: str, answer: Callable[[], Answer], is_bare: bool
 ) -> None:
-    event = event_of(
-        answer(),
-        cause=None if is_bare else "e-1",
-        correlation_id=None if is_bare else "c-1",
-        traceparent=None if is_bare else "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        source="payment-worker",
-        now=datetime(2026, 1, 31, 12, tzinfo=UTC),
-    )
+    told = answer()
+    if not is_bare:
+        traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        payment = replace(told.payment, cause="e-1", correlation_id="c-1", traceparent=traceparent)
+        told = replace(told, payment=payment)
+    event = event_of(told, source="payment-worker", now=datetime(2026, 1, 31, 12, tzinfo=UTC))
     assert faults(name, json.loads(event.body)) == []
     assert MODELS[name].model_validate_json(event.body).model_dump_json(exclude_none=True) == event.body
 

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from schemas import AmqpProperties
 from tests.harness import until
 from worker.bus.delivery import Delivery
-from worker.consume import Consumer
+from worker.consume import CEILING_ORDERS, Ceiling, Consumer
 from worker.errors import BusUnavailable, LedgerUnavailable
-from worker.outcome import Done, GiveBack, Outcome
+from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
 from worker.telemetry import Metrics
 
 
@@ -22,6 +24,7 @@ class Script:
     def __init__(self) -> None:
         self.lives: list[asyncio.Event] = []
         self.ended = 0
+        self.started: list[str] = []
         self.deliver: Callable[[Delivery], None] = lambda _: None
         self.ends: dict[str, asyncio.Future[Outcome]] = {}
         self.recoveries = 0
@@ -31,7 +34,9 @@ class Script:
             subscribe=self.subscribe,
             process=self.process,
             recovered=self.recovered,
+            begin_nothing=lambda: None,
             concurrency=4,
+            ceiling=0.9,
             drain_timeout_s=0.2,
             metrics=Metrics(),
         )
@@ -49,6 +54,7 @@ class Script:
             self.ended += 1
 
     async def process(self, delivery: Delivery) -> Outcome:
+        self.started.append(delivery.body.decode())
         return await self.ends.setdefault(delivery.body.decode(), asyncio.get_running_loop().create_future())
 
     async def recovered(self) -> None:
@@ -138,3 +144,119 @@ async def test_a_stop_during_the_wait_for_recovery_is_heard() -> None:
     await until(lambda: script.recoveries >= 1, what="the pause")
 
     await script.end(running)
+
+
+# The ceiling
+
+DEAD = DeadLetter("bad_message", "no order_id")
+WHY = "more than 90% of the last 100 orders became dead letters: look at why"
+
+
+async def work_off(script: Script, *outcomes: Outcome) -> None:
+    for number, outcome in enumerate(outcomes):
+        script.send(f"{len(script.ends)}/{number}").set_result(outcome)
+    await until(lambda: not script.consumer.state.in_work, what="the orders to end")
+
+
+@pytest.fixture
+def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.consume.WAITS_S", (0,))
+    monkeypatch.setattr("worker.consume.CEILING_WAIT_S", 0.05)
+
+
+async def until_stopped(script: Script) -> None:
+    await until(lambda: script.ended == len(script.lives), what="consumption to stop")
+
+
+async def test_91_dead_letters_of_100_orders_stop_consumption_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.consume.WAITS_S", (0,))
+    monkeypatch.setattr("worker.consume.CEILING_WAIT_S", 60)
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+
+    await work_off(script, *[Done()] * 9, *[DEAD] * 90)
+    await asyncio.sleep(0.05)
+    assert (script.ended, script.consumer.state.subscribed) == (0, True)
+    await work_off(script, DEAD)
+
+    await until_stopped(script)
+    await asyncio.sleep(0.05)
+    assert (script.consumer.state.subscribed, script.consumer.state.why_not) == (False, WHY)
+    assert (len(script.lives), script.recoveries) == (1, 0), "it is not the surroundings that are asked"
+    await script.end(running)
+    assert len(script.lives) == 1
+
+
+async def test_90_dead_letters_of_100_orders_stop_nothing() -> None:
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+    await work_off(script, *[DEAD] * 90, *[Done()] * 10, *[DEAD] * 90)
+    await asyncio.sleep(0.05)
+    assert (script.ended, script.consumer.state.subscribed) == (0, True)
+    await script.end(running)
+
+
+@pytest.mark.usefixtures("brief_waits")
+async def test_after_the_wait_one_order_alone_is_tried_and_a_success_opens_again() -> None:
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+    await work_off(script, *[DEAD] * 100)
+    await script.until_lives(2)
+    known = len(script.ends)
+
+    trials = [script.send(f"trial-{number}") for number in range(3)]
+    await asyncio.sleep(0.05)
+    assert sum(name.startswith("trial-") for name in script.started) == 1
+    trials[0].set_result(Done())
+    for trial in trials[1:]:
+        trial.set_result(DEAD)
+    await until(lambda: not script.consumer.state.in_work, what="the orders to end")
+    assert len(script.ends) == known + 3
+
+    await work_off(script, *[DEAD] * 90)
+    assert (len(script.lives), script.consumer.state.subscribed) == (2, True), "those before count no more"
+    await script.end(running)
+
+
+@pytest.mark.usefixtures("brief_waits")
+async def test_a_dead_letter_that_is_tried_stops_consumption_again() -> None:
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+    await work_off(script, *[DEAD] * 100)
+    for life in (2, 3, 4):
+        await script.until_lives(life)
+        trials = [script.send(f"trial-{life}-{number}") for number in range(3)]
+        trials[0].set_result(DEAD)
+        await script.until_lives(life + 1)
+        await until(lambda: not script.consumer.state.in_work, what="the others to go back")
+    assert [name for name in script.started if name.startswith("trial-")] == ["trial-2-0", "trial-3-0", "trial-4-0"]
+    await work_off(script, Done())
+    assert script.consumer.state.subscribed
+    await script.end(running)
+
+
+@pytest.mark.parametrize("outcome", [Retry("busy", "later", 1), GiveBack("stopping")])
+def test_what_has_not_ended_is_not_counted(outcome: Outcome) -> None:
+    ceiling = Ceiling(0.9)
+    for _ in range(CEILING_ORDERS - 1):
+        ceiling.note(DEAD)
+    ceiling.note(outcome)
+    assert not ceiling.is_reached
+    ceiling.note(DEAD)
+    assert ceiling.is_reached
+    ceiling.try_one()
+    ceiling.note(outcome)
+    assert not ceiling.is_reached
+    ceiling.note(DEAD)
+    assert ceiling.is_reached, "the trial was not over before"
+
+
+def test_a_ceiling_of_one_is_never_reached() -> None:
+    ceiling = Ceiling(1)
+    for _ in range(1000):
+        ceiling.note(DEAD)
+    assert not ceiling.is_reached

@@ -36,7 +36,7 @@ from worker.payment import (
 )
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-OPEN = Payment("o-1", PaymentState.OPEN, 9999, "usd", None, None, None, None, None, 0)
+OPEN = Payment("o-1", PaymentState.OPEN, 9999, "usd", None, None, None, None, None, 0, "e-1", "c-1")
 INTENT = Intent("pi_1", "requires_payment_method", 9999, "usd", False, "o-1", "req_1")
 DECLINE = Refusal(402, "card_declined", "insufficient_funds", None, "for developers", "pi_1", "requires_payment_method")
 ORDER_IDS = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
@@ -46,15 +46,8 @@ def order(**fields: Any) -> OrderCreatedData:
     return read_order({"order_id": "o-1", "amount": "99.99", **fields})
 
 
-def tell(answer: Answer, **changed: Any) -> PaymentEvent:
-    arguments: dict[str, Any] = {
-        "cause": "e-1",
-        "correlation_id": "c-1",
-        "traceparent": None,
-        "source": "payment-worker",
-        "now": NOW,
-    }
-    return event_of(answer, **{**arguments, **changed})
+def tell(answer: Answer, *, source: str = "payment-worker", now: datetime = NOW) -> PaymentEvent:
+    return event_of(answer, source=source, now=now)
 
 
 # States
@@ -197,6 +190,8 @@ def test_an_intent_moves_the_payment_and_keeps_what_was_agreed() -> None:
         "requires_payment_method",
         livemode=False,
         sequence=1,
+        cause="e-1",
+        correlation_id="c-1",
     )
     assert (answer.ends, answer.request_id, answer.failure) == (OperationState.ANSWERED, "req_1", None)
     assert may_move(OPEN.state, answer.payment.state)
@@ -316,7 +311,8 @@ def test_the_same_outcome_is_the_same_event_byte_for_byte(answer: Answer) -> Non
 
 def test_an_events_id_depends_on_the_order_and_the_sequence_alone() -> None:
     answer = answer_of_intent(OPEN, INTENT)
-    other = tell(answer, cause=None, correlation_id=None, traceparent="t", source="s", now=NOW + timedelta(days=1))
+    unnamed = dataclasses.replace(OPEN, cause=None, correlation_id=None, traceparent="t")
+    other = tell(answer_of_intent(unnamed, INTENT), source="s", now=NOW + timedelta(days=1))
     assert other.event_id == tell(answer).event_id
     later = dataclasses.replace(answer, payment=dataclasses.replace(answer.payment, sequence=2))
     assert tell(later).event_id != tell(answer).event_id
@@ -328,7 +324,7 @@ def test_an_events_id_fits_an_amqp_short_string_and_the_ledger(order_id: str, se
 
 
 def test_an_event_of_an_intent_tells_what_the_contract_says() -> None:
-    event = tell(answer_of_intent(OPEN, INTENT), traceparent="00-trace")
+    event = tell(answer_of_intent(dataclasses.replace(OPEN, traceparent="00-trace"), INTENT))
     assert (event.type, event.order_id, event.sequence) == ("payment.intent_created", "o-1", 1)
     assert (event.correlation_id, event.traceparent) == ("c-1", "00-trace")
     assert json.loads(event.body) == {
@@ -355,7 +351,8 @@ def test_an_event_of_an_intent_tells_what_the_contract_says() -> None:
 
 
 def test_an_event_of_a_failure_tells_what_is_known_and_why() -> None:
-    event = tell(answer_of_refusal(OPEN, refusal(400, "amount_too_small")), cause=None)
+    unnamed = dataclasses.replace(OPEN, cause=None)
+    event = tell(answer_of_refusal(unnamed, refusal(400, "amount_too_small")))
     assert event.type == "payment.failed"
     assert json.loads(event.body)["data"] == {
         "order_id": "o-1",

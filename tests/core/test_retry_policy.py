@@ -3,28 +3,34 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.retry_policy import MAX_DELIVERIES, RUNGS_S, rung_after
+from worker.retry_policy import DEADLINE_S, MAX_DELIVERIES, RUNGS_S, rung_after
 from worker.settings import Settings
 
 
 def test_the_waits_grow_and_the_last_one_repeats() -> None:
-    waits = [rung_after(deliveries) for deliveries in range(1, MAX_DELIVERIES)]
+    waits = [rung_after(deliveries, age_s=0) for deliveries in range(1, MAX_DELIVERIES)]
     assert waits == [1, 5, 30, 120] + [600] * 15
 
 
 def test_the_budget_is_twenty_deliveries() -> None:
-    assert rung_after(MAX_DELIVERIES - 1) == RUNGS_S[-1]
-    assert rung_after(MAX_DELIVERIES) is None
+    assert rung_after(MAX_DELIVERIES - 1, age_s=0) == RUNGS_S[-1]
+    assert rung_after(MAX_DELIVERIES, age_s=0) is None
     assert MAX_DELIVERIES == 20
 
 
 @given(st.integers(1, 10**12))
 def test_every_delivery_has_a_rung_or_is_the_last(deliveries: int) -> None:
-    wait = rung_after(deliveries)
+    wait = rung_after(deliveries, age_s=0)
     assert (wait is None) == (deliveries >= MAX_DELIVERIES)
     assert wait is None or wait in RUNGS_S
 
 
+def test_the_clock_ends_the_budget_too() -> None:
+    assert rung_after(1, age_s=DEADLINE_S - 1) == 1
+    assert rung_after(1, age_s=DEADLINE_S) is None
+    assert Settings.model_fields["stripe_key_horizon"].default > DEADLINE_S + RUNGS_S[-1]
+
+
 def test_all_the_waits_together_end_inside_the_life_of_a_key() -> None:
-    total = sum(rung_after(deliveries) or 0 for deliveries in range(1, MAX_DELIVERIES))
+    total = sum(rung_after(deliveries, age_s=0) or 0 for deliveries in range(1, MAX_DELIVERIES))
     assert total < 3 * 3600 < Settings.model_fields["stripe_key_horizon"].default

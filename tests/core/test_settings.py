@@ -27,6 +27,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "stripe_api_base": None,
         "stripe_rate_limit": 25,
         "stripe_key_horizon": 82_800,
+        "resolve_after": 900,
+        "dead_letter_ceiling": 0.9,
         "http_host": "127.0.0.1",
         "http_port": 8080,
         "log_level": "info",
@@ -58,6 +60,8 @@ def test_every_setting_is_read_from_its_name_in_capitals() -> None:
         "LOG_FORMAT": "console",
         "PREFETCH": "8",
         "CLAIM_TTL": "2",
+        "RESOLVE_AFTER": "60",
+        "DEAD_LETTER_CEILING": "0.5",
         "DRAIN_TIMEOUT": "0",
         "EVENT_SOURCE": "shop-1",
         "ORDERS_EXCHANGE": "o",
@@ -294,5 +298,5 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_every_number_says_its_unit() -> None:
     for name, field in Settings.model_fields.items():
-        if field.annotation in (int, float) and name not in ("http_port", "prefetch"):
+        if field.annotation in (int, float) and name not in ("http_port", "prefetch", "dead_letter_ceiling"):
             assert re.search(r"[Ss]econds?\b", field.description or ""), name

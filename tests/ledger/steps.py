@@ -22,7 +22,6 @@ from worker.payment import (
     answer_of_intent,
     answer_of_refusal,
     event_of,
-    idempotency_key,
 )
 
 
@@ -36,6 +35,9 @@ class _EveryClaim(frozenset[str]):
 EVERY_CLAIM = _EveryClaim()
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TTL_S = 4.0
+HORIZON_S = 82_800.0
+# An order that came without any of these.
+UNNAMED: Mapping[str, None] = {"cause": None, "correlation_id": None, "traceparent": None}
 PARAMS: Mapping[str, Any] = {"amount": 9999, "currency": "usd", "metadata": {"order_id": "o-1", "ä": "ö"}}
 DECLINE = Refusal(402, "card_declined", "insufficient_funds", None, "no", "pi_1", "requires_payment_method", False)
 
@@ -45,15 +47,20 @@ def order(order_id: str = "o-1", **fields: Any) -> OrderCreatedData:
 
 
 async def open_payment(ledger: Ledger, order_id: str = "o-1", **fields: Any) -> Payment:
-    return await ledger.run(moves.open_payment, order(order_id, **fields), now=NOW)
+    return await ledger.run(
+        moves.open_payment,
+        order(order_id, **fields),
+        cause="e-1",
+        correlation_id="c-1",
+        traceparent="00-trace",
+        now=NOW,
+    )
 
 
-async def start_call(ledger: Ledger, order_id: str = "o-1", **changed: Any) -> moves.Claimed | moves.Busy | moves.Ended:
-    arguments: dict[str, Any] = {
+def call_arguments(order_id: str = "o-1", **changed: Any) -> dict[str, Any]:
+    return {
         "order_id": order_id,
         "kind": CREATE_INTENT,
-        "attempt": 1,
-        "idempotency_key": idempotency_key(order_id, CREATE_INTENT, 1),
         "params": PARAMS,
         "stripe_account": None,
         "worker_id": "w-1",
@@ -61,8 +68,13 @@ async def start_call(ledger: Ledger, order_id: str = "o-1", **changed: Any) -> m
         "live_claims": EVERY_CLAIM,
         "now": NOW,
         "claim_ttl_s": TTL_S,
+        "key_horizon_s": HORIZON_S,
+        **changed,
     }
-    return await ledger.run(moves.start_call, **{**arguments, **changed})
+
+
+async def start_call(ledger: Ledger, order_id: str = "o-1", **changed: Any) -> moves.Claimed | moves.Busy | moves.Ended:
+    return await ledger.run(moves.start_call, **call_arguments(order_id, **changed))
 
 
 async def claim(ledger: Ledger, order_id: str = "o-1", **changed: Any) -> Operation:
@@ -92,9 +104,6 @@ def refusal_answer(payment: Payment) -> Answer:
 
 def event(answer: Answer, **changed: Any) -> PaymentEvent:
     arguments: dict[str, Any] = {
-        "cause": "e-1",
-        "correlation_id": "c-1",
-        "traceparent": "00-trace",
         "source": "payment-worker",
         "now": NOW,
     }

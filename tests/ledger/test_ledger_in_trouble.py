@@ -64,7 +64,7 @@ async def test_a_move_that_fails_among_many_fails_alone(ledger: Ledger) -> None:
         raise KeyError("a bug in a move")
 
     def writes_and_breaks(conn: sa.Connection) -> None:
-        moves.open_payment(conn, steps.order("undone"), now=NOW)
+        moves.open_payment(conn, steps.order("undone"), **steps.UNNAMED, now=NOW)
         raise ZeroDivisionError
 
     ends = await asyncio.wait_for(
@@ -291,10 +291,10 @@ async def test_postgresql_that_stops_in_the_middle_of_a_move_undoes_it(postgres:
     inside, stopped = threading.Event(), threading.Event()
 
     def halts(conn: sa.Connection) -> None:
-        moves.open_payment(conn, steps.order("half"), now=NOW)
+        moves.open_payment(conn, steps.order("half"), **steps.UNNAMED, now=NOW)
         inside.set()
         stopped.wait(60)
-        moves.open_payment(conn, steps.order("other half"), now=NOW)
+        moves.open_payment(conn, steps.order("other-half"), **steps.UNNAMED, now=NOW)
 
     async with Ledger(url) as ledger:
         running = asyncio.create_task(ledger.run(halts))

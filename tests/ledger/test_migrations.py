@@ -4,21 +4,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
+from tests.ledger import steps
 from worker.errors import ConfigurationError, LedgerUnavailable
+from worker.ledger import moves
 from worker.ledger.ledger import open_engine
 from worker.ledger.migrate import HEAD, current_revision, migrate, require_head
 from worker.ledger.schema import METADATA
+from worker.payment import OperationState, Payment, PaymentState
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,3 +177,104 @@ def test_a_folder_with_a_percent_sign_in_its_name_can_hold_a_ledger(tmp_path: Pa
     engine = open_engine(f"sqlite:///{tmp_path}/100%/payments.db")
     assert migrate(engine) == HEAD
     engine.dispose()
+
+
+# Rows as version 0001 wrote them: SQLite keeps a time as text without a zone.
+ROWS_OF_0001 = (
+    "INSERT INTO payments VALUES "
+    "('o-open', 'open', 9999, 'usd', 'cus_1', 'acct_1', NULL, NULL, NULL, 0,"
+    " '2026-01-31 12:00:00.123456', '2026-01-31 12:00:00.123456'),"
+    "('o-made', 'intent_created', 999999999999, 'jpy', NULL, NULL, 'pi_1', 'requires_payment_method', false, 1,"
+    " '2026-01-31 12:00:01', '2026-01-31 12:00:02'),"
+    "('o-failed', 'failed', 1, 'eur', NULL, NULL, 'pi_2', 'requires_payment_method', true, 1,"
+    " '2026-01-31 12:00:01', '2026-01-31 12:00:02')",
+    "INSERT INTO operations VALUES "
+    "('o-open', 'create_intent', 1, 'payment-worker:o-open:create_intent:1', '{\"amount\":9999}', 'acct_1', 'started',"
+    " 'w-1', 'w-1/7', '2026-01-31 12:00:00.123456', 3, NULL, NULL, NULL),"
+    "('o-made', 'create_intent', 1, 'payment-worker:o-made:create_intent:1', '{}', NULL, 'answered',"
+    " NULL, NULL, '2026-01-31 12:00:01', 1, '2026-01-31 12:00:02', 'req_1', '{\"payment_id\":\"pi_1\"}'),"
+    "('o-failed', 'create_intent', 1, 'payment-worker:o-failed:create_intent:1', '{}', NULL, 'refused',"
+    " NULL, NULL, '2026-01-31 12:00:01', 1, '2026-01-31 12:00:02', 'req_2', '{\"code\":\"card_declined\"}')",
+    "INSERT INTO events VALUES "
+    "('o-made/payment/1', 'o-made', 1, 'payment.intent_created', '{\"ä\":1}', 'c-1', '00-trace',"
+    " '2026-01-31 12:00:02', NULL),"
+    "('o-failed/payment/1', 'o-failed', 1, 'payment.failed', '{}', NULL, NULL,"
+    " '2026-01-31 12:00:02', '2026-01-31 12:00:03')",
+    "INSERT INTO workers VALUES ('w-1', '2026-01-31 12:00:00')",
+)
+ASKED_AT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def filled_at_0001(engine: Engine) -> Engine:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "worker/ledger/migrations"))
+    with engine.begin() as conn:
+        config.attributes["connection"] = conn
+        command.upgrade(config, "0001")
+        if engine.dialect.name == "postgresql":
+            conn.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+        for statement in ROWS_OF_0001:
+            conn.exec_driver_sql(statement)
+    return engine
+
+
+def _all_rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """As the database has them, whatever the tables of this version are."""
+    with engine.connect() as conn:
+        return {
+            name: [dict(row._mapping) for row in conn.exec_driver_sql(f"SELECT * FROM {name} ORDER BY 1")]
+            for name in ("payments", "operations", "events", "workers")
+        }
+
+
+def test_the_migration_from_0001_keeps_every_row(filled_at_0001: Engine) -> None:
+    before = _all_rows(filled_at_0001)
+    assert {name: len(rows) for name, rows in before.items()} == {
+        "payments": 3,
+        "operations": 3,
+        "events": 2,
+        "workers": 1,
+    }
+    assert migrate(filled_at_0001) == HEAD
+    after = _all_rows(filled_at_0001)
+    for name, rows in before.items():
+        assert [{column: row[column] for column in rows[0]} for row in after[name]] == rows
+    for row in after["operations"]:
+        assert row["last_asked_at"] == row["first_asked_at"]
+        assert (row["asks"], row["failures"], row["unknown_because"]) == ("[]", "[]", None)
+
+
+def test_rows_of_0001_read_and_go_on_as_those_of_this_version(filled_at_0001: Engine) -> None:
+    migrate(filled_at_0001)
+    with filled_at_0001.begin() as conn:
+        payment = moves.read_payment(conn, "o-open")
+        assert payment == Payment("o-open", PaymentState.OPEN, 9999, "usd", "cus_1", "acct_1", None, None, None, 0)
+        made = moves.read_payment(conn, "o-made")
+        assert made is not None
+        assert (made.state, made.payment_id, made.livemode, made.cause) == ("intent_created", "pi_1", False, None)
+        (event,) = moves.events_of(conn, "o-made")
+        assert (event.body, event.correlation_id, event.traceparent) == ('{"ä":1}', "c-1", "00-trace")
+
+        (idle,) = moves.idle_operations(conn, before=steps.NOW + timedelta(seconds=1), limit=9)
+        assert (idle.order_id, idle.state, idle.asks) == ("o-open", OperationState.STARTED, (ASKED_AT,))
+        again = moves.start_call(conn, **steps.call_arguments("o-open", worker_id="w-2", now=steps.later(60)))
+        assert again == moves.Claimed(replace(idle, asks=(ASKED_AT, steps.later(60))))
+        assert idle.idempotency_key == "payment-worker:o-open:create_intent:1"
+        assert idle.params == {"amount": 9999}
+        for order_id in ("o-made", "o-failed"):
+            assert moves.start_call(conn, **steps.call_arguments(order_id)) == moves.Ended()
+
+
+def test_the_rules_of_the_tables_hold_for_rows_of_0001_too(filled_at_0001: Engine) -> None:
+    migrate(filled_at_0001)
+    for statement in (
+        "UPDATE operations SET state = 'asked' WHERE order_id = 'o-open'",
+        "UPDATE operations SET state = 'absent' WHERE order_id = 'o-open'",
+        "UPDATE operations SET order_id = 'nobody' WHERE order_id = 'o-open'",
+        "UPDATE operations SET idempotency_key = 'payment-worker:o-made:create_intent:1' WHERE order_id = 'o-open'",
+    ):
+        with pytest.raises(sa.exc.IntegrityError), filled_at_0001.begin() as conn:
+            conn.exec_driver_sql(statement)
+    with filled_at_0001.begin() as conn:
+        conn.exec_driver_sql("UPDATE operations SET state = 'unknown' WHERE order_id = 'o-open'")

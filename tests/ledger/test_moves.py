@@ -18,12 +18,28 @@ from worker.ledger.ledger import Ledger
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
 from worker.payment import Payment, PaymentState
 
+OPENED = Payment(
+    "o-1",
+    PaymentState.OPEN,
+    9999,
+    "usd",
+    None,
+    None,
+    None,
+    None,
+    None,
+    0,
+    cause="e-1",
+    correlation_id="c-1",
+    traceparent="00-trace",
+)
+
 # Payments
 
 
 async def test_an_order_has_one_payment_however_often_it_is_opened(ledger: Ledger) -> None:
     first = await open_payment(ledger, customer_id="cus_1", stripe_account="acct_1")
-    assert first == Payment("o-1", PaymentState.OPEN, 9999, "usd", "cus_1", "acct_1", None, None, None, 0)
+    assert first == replace(OPENED, customer_id="cus_1", stripe_account="acct_1")
     again = await open_payment(ledger, amount="5.00", currency="eur")
     assert again == first == await ledger.run(moves.read_payment, "o-1")
     assert len(await steps.rows(ledger, PAYMENTS)) == 1
@@ -45,10 +61,19 @@ async def test_two_workers_that_open_a_payment_at_once_have_the_same_one(open_le
 
 async def test_an_opened_payment_reads_back_as_it_is_after_it_was_decided(ledger: Ledger) -> None:
     await steps.decide(ledger)
-    assert (
-        await open_payment(ledger)
-        == intent_answer(Payment("o-1", PaymentState.OPEN, 9999, "usd", None, None, None, None, None, 0)).payment
-    )
+    assert await open_payment(ledger) == intent_answer(OPENED).payment
+
+
+async def test_who_asked_for_the_payment_first_is_kept_whoever_asks_again(ledger: Ledger) -> None:
+    await open_payment(ledger)
+    others = {"cause": "e-2", "correlation_id": "c-2", "traceparent": "00-other"}
+    again = await ledger.run(moves.open_payment, steps.order(), **others, now=later(1))
+    assert (again.cause, again.correlation_id, again.traceparent) == ("e-1", "c-1", "00-trace")
+
+
+async def test_a_payment_that_was_asked_for_without_a_name_stays_so(ledger: Ledger) -> None:
+    await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=NOW)
+    assert await open_payment(ledger) == replace(OPENED, **steps.UNNAMED)
 
 
 async def test_an_amount_past_32_bits_is_kept(ledger: Ledger) -> None:
@@ -183,13 +208,12 @@ async def test_parameters_are_frozen_at_first_use_even_if_asked_with_others(ledg
     again = await claim(
         ledger,
         params={"amount": 1},
-        idempotency_key="other",
         stripe_account="acct_2",
         worker_id="w-2",
         claim="w-2/1",
         now=later(1000),
     )
-    assert again == first
+    assert again == replace(first, asks=(NOW, later(1000)))
 
 
 async def test_a_released_call_is_free_at_once(ledger: Ledger) -> None:
@@ -413,7 +437,9 @@ EVENT_ROW = {"event_id": "e", "order_id": "o-1", "sequence": 1, "type": "t", "bo
         ),
         (OPERATIONS, {"state": "asked", "answered_at": NOW}, "ck_operations_state"),
         (OPERATIONS, {"state": "answered"}, "ck_operations_answered_has_time"),
+        (OPERATIONS, {"state": "absent"}, "ck_operations_answered_has_time"),
         (OPERATIONS, {"answered_at": NOW}, "ck_operations_answered_has_time"),
+        (OPERATIONS, {"state": "unknown", "answered_at": NOW}, "ck_operations_answered_has_time"),
         (
             OPERATIONS,
             {"idempotency_key": "payment-worker:o-1:create_intent:1"},
@@ -442,6 +468,8 @@ async def test_an_impossible_row_is_refused_by_the_tables(
     [
         (PAYMENTS, {**PAYMENT_ROW, "order_id": "x"}),
         (OPERATIONS, OPERATION_ROW),
+        (OPERATIONS, {**OPERATION_ROW, "state": "unknown"}),
+        (OPERATIONS, {**OPERATION_ROW, "state": "absent", "answered_at": NOW}),
         (EVENTS, {**EVENT_ROW, "sequence": 2}),
     ],
 )
@@ -455,13 +483,13 @@ async def test_the_row_beside_the_impossible_ones_is_possible(
 
 async def test_a_naive_time_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerRefused, match="a naive time reached the ledger"):
-        await ledger.run(moves.open_payment, steps.order(), now=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
+        await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
     assert await steps.rows(ledger, PAYMENTS) == []
 
 
 async def test_a_time_comes_back_aware_and_in_utc_whatever_its_zone_was(ledger: Ledger) -> None:
     tokyo = datetime(2026, 1, 31, 21, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
-    await ledger.run(moves.open_payment, steps.order(), now=tokyo)
+    await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=tokyo)
     (row,) = await steps.rows(ledger, PAYMENTS)
     assert row["opened_at"] == tokyo
     assert row["opened_at"].tzinfo is UTC

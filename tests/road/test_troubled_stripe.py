@@ -50,40 +50,6 @@ async def test_what_quick_tries_do_not_mend_waits_in_a_retry_queue_and_frees_its
     assert (await stripe.stats())["intents"] == 2
 
 
-async def test_a_stored_error_is_never_asked_away_but_shown_to_a_person(
-    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
-) -> None:
-    """The same key would bring the same 500 for a day, and another key might charge twice."""
-    await shop.subscribe()
-    await make_worker().until_subscribed()
-    await stripe.add_fault("stored_500", method="POST", times=1, with_object=True)
-
-    await shop.send(ORDER)
-    [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
-
-    assert (letter["reason"], letter["order_id"]) == ("outcome_unknown", "order-1")
-    assert len(await stripe.record(method="POST")) == 2, "once, and once more to learn that it is stored"
-    assert not shop.events
-
-
-async def test_a_key_past_its_horizon_is_never_used_again(
-    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
-) -> None:
-    await shop.subscribe()
-    await make_worker(STRIPE_KEY_HORIZON="1").until_subscribed()
-    await stripe.change_settings(key_life_s=1)
-    await stripe.add_fault("answer_lost", method="POST", times=3)
-
-    await shop.send(ORDER)
-    await until(lambda: shop.ready_count(f"{shop.names['RETRY_QUEUE_PREFIX']}.1s"), what="the order to wait")
-    await stripe.advance_clock(10)
-    [letter] = await until(lambda: dead_letters(environment), what="the dead letter")
-
-    assert letter["reason"] == "outcome_unknown"
-    assert "key_expired" in letter["error"]
-    assert (await stripe.stats())["intents"] == 1, "no second intent"
-
-
 async def test_a_revoked_key_burns_no_message_and_work_resumes_by_itself(
     make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
 ) -> None:

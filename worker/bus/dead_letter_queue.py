@@ -26,7 +26,10 @@ _UNKNOWN: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """What one letter says of itself. Times are None for a letter that the broker landed, not the worker."""
+    """What one letter says of itself. Times are None for a letter that the broker landed, not the worker.
+
+    history: what each earlier delivery failed with, oldest first.
+    """
 
     id: str
     order_id: str | None
@@ -37,6 +40,7 @@ class DeadLetterRow:
     last_seen: datetime | None
     size_bytes: int
     event_id: str | None
+    history: tuple[str, ...] = ()
 
 
 async def browse_dead_letters(
@@ -107,6 +111,7 @@ def _row(message: AbstractIncomingMessage, *, now: datetime) -> DeadLetterRow:
         last_seen=_time(headers.get(LAST_SEEN)),
         size_bytes=message.body_size,
         event_id=delivery.properties.message_id,
+        history=delivery.history,
     )
 
 

@@ -16,16 +16,24 @@ from worker.payment import dead_letter_id
 # Our own headers. The broker's x-death and x-delivery-count mean other things in each of its versions.
 DELIVERIES: Final = "payment-worker-deliveries"
 FIRST_SEEN: Final = "payment-worker-first-seen"
+HISTORY: Final = "payment-worker-history"
 ORIGINAL_MESSAGE_ID: Final = "payment-worker-original-message-id"
 LEFT_OUT: Final = "payment-worker-left-out"
 
 # A content header must fit one frame (128 KiB by default), with room for ours.
-MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_HEADER_BYTES: Final = 48 * 1024
+MAX_HEADER_NAME_BYTES: Final = 128
+# Of each earlier failure; there are at most a budget's worth of them.
+MAX_FAILURE_CHARS: Final = 300
+MAX_HISTORY: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message in our hands until it is acknowledged, or its subscription closes and it goes back."""
+    """A message in our hands until it is acknowledged, or its subscription closes and it goes back.
+
+    history: what each earlier delivery failed with, oldest first.
+    """
 
     body: bytes
     properties: AmqpProperties
@@ -33,6 +41,7 @@ class Delivery:
     deliveries: int
     first_seen: datetime
     message: AbstractIncomingMessage
+    history: tuple[str, ...] = ()
 
     @property
     def letter_id(self) -> str:
@@ -50,6 +59,7 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
     headers: dict[str, Any] = dict(message.headers)
     unreadable = headers.pop(UNREADABLE, None)
     deliveries, first_seen = headers.pop(DELIVERIES, 0), _time(headers.pop(FIRST_SEEN, None))
+    history = headers.pop(HISTORY, None)
     message_id = message.message_id
     if isinstance(headers.get(ORIGINAL_HEADERS), dict):
         message_id = _text(headers.get(ORIGINAL_MESSAGE_ID))
@@ -72,10 +82,11 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
         deliveries=_counted(deliveries) + 1,
         first_seen=first_seen or now,
         message=message,
+        history=tuple(filter(None, map(_text, history))) if isinstance(history, list) else (),
     )
 
 
-def wrapped_headers(delivery: Delivery) -> dict[str, Any]:
+def wrapped_headers(delivery: Delivery, *, failure: str | None = None) -> dict[str, Any]:
     """Headers for handing the message over again: the original ones whole, in a table of their own.
 
     Kept apart because some act on the broker: CC would send copies elsewhere, and x-death is counted on by 3.10.
@@ -85,6 +96,9 @@ def wrapped_headers(delivery: Delivery) -> dict[str, Any]:
         FIRST_SEEN: delivery.first_seen.isoformat(),
         ORIGINAL_HEADERS: encodable(delivery.properties.headers),
     }
+    history = [*delivery.history, *([failure] if failure else [])]
+    if history:
+        headers[HISTORY] = [each[:MAX_FAILURE_CHARS] for each in history[-MAX_HISTORY:]]
     if delivery.properties.message_id:
         headers[ORIGINAL_MESSAGE_ID] = delivery.properties.message_id
     return headers
@@ -92,18 +106,22 @@ def wrapped_headers(delivery: Delivery) -> dict[str, Any]:
 
 def encodable(headers: Mapping[str, Any]) -> dict[str, Any]:
     """The headers as AMQP can surely carry them: what it cannot becomes text, and too much is left out."""
-    kept = {key[:128]: _encodable(value) for key, value in headers.items()}
+    kept = {_name(key): _encodable(value) for key, value in headers.items()}
     size = len(json.dumps(kept, default=str))
     return kept if size <= MAX_HEADER_BYTES else {LEFT_OUT: f"headers of {size} bytes"}
 
 
 def letter_id(body: bytes, properties: AmqpProperties) -> str:
-    """See worker.payment.dead_letter_id. The broker's own headers are no part of a message's identity."""
+    """See worker.payment.dead_letter_id. The broker's own headers are no part of a message's identity.
+
+    Taken of the headers as they can be handed over, so that it is the same before and after a round.
+    """
+    timestamp = properties.timestamp
     identity = {
         "message_id": properties.message_id,
         "correlation_id": properties.correlation_id,
-        "timestamp": properties.timestamp,
-        "headers": {key: value for key, value in properties.headers.items() if not key.startswith("x-")},
+        "timestamp": timestamp.replace(microsecond=0) if timestamp else None,
+        "headers": {key: value for key, value in encodable(properties.headers).items() if not key.startswith("x-")},
     }
     return dead_letter_id(body, identity)
 
@@ -115,7 +133,7 @@ def _counted(value: object) -> int:
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key[:128]: _encodable(inner) for key, inner in value.items()}
+        return {_name(key): _encodable(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_encodable(inner) for inner in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -123,9 +141,13 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode("utf-8", "replace")
     if value is None or isinstance(value, str | bool | int | datetime):
-        return value
+        return value.replace(microsecond=0) if isinstance(value, datetime) else value  # AMQP's have whole seconds
     # A float too becomes text: pamqp would write it with 32 bits, and another number, or none at all, would arrive.
     return str(value)
+
+
+def _name(key: str) -> str:
+    return key.encode()[:MAX_HEADER_NAME_BYTES].decode(errors="ignore")
 
 
 def _text(value: object) -> str | None:

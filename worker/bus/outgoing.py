@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -14,6 +15,7 @@ from worker.bus.readable_properties import ORIGINAL_HEADERS
 from worker.bus.topology import BusNames
 from worker.card_numbers import mask_cards, mask_text
 from worker.client_secret import ClientSecret
+from worker.errors import Unroutable
 from worker.payment import PaymentEvent
 
 CLOUDEVENTS_JSON: Final = "application/cloudevents+json"
@@ -81,10 +83,27 @@ class Outgoing:
             is_private=True,
         )
 
-    async def retry(self, delivery: Delivery, *, delay_s: int) -> None:
-        """The same message again after delay_s, to the worker's queue alone."""
+    async def retry(self, delivery: Delivery, *, delay_s: int, failure: str) -> None:
+        """The same message again after delay_s, to the worker's queue alone; it carries what went wrong along."""
         queue = self._names.retry_queue(delay_s)
-        await self._hand_over(queue, delivery.body, delivery.properties, wrapped_headers(delivery))
+        headers = wrapped_headers(delivery, failure=mask_text(failure))
+        await self._hand_over(queue, delivery.body, delivery.properties, headers)
+
+    async def probe(self) -> None:
+        """Whether the broker takes messages: it must say that no queue takes this one.
+
+        A broker short of memory or disk blocks publishers without a word, each connection after its first message: so
+        it is asked twice. Raises BusUnavailable.
+        """
+        for _ in range(2):
+            with suppress(Unroutable):
+                await self._publisher.publish(
+                    b"",
+                    exchange="",
+                    routing_key=f"{self._names.orders_queue}.probe",
+                    message_id=uuid4().hex,
+                    headers={},
+                )
 
     async def dead_letter(
         self, delivery: Delivery, *, reason: str, error: str, order_id: str | None, now: datetime

@@ -30,6 +30,7 @@ POSTGRES_LANES: Final = 8
 LOCK_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
+CLOSE_TIMEOUT_S: Final = 1
 WAL_TRY_S: Final = 0.02
 
 
@@ -52,6 +53,7 @@ class Ledger:
         lanes = 1 if self._is_sqlite else POSTGRES_LANES
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="ledger")
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+        self._running: set[asyncio.Future[Any]] = set()
         self._writing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -60,8 +62,12 @@ class Ledger:
     async def __aexit__(self, *_: object) -> None:
         if self._writing:
             await self._writing
-        await asyncio.to_thread(self._threads.shutdown)
-        self.engine.dispose()
+        # A server that is frozen answers no thread of ours, ever: then they are left behind.
+        self._threads.shutdown(wait=False)
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_TIMEOUT_S)
+        if not self._running:
+            self.engine.dispose()
 
     async def run(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The move's result, committed.
@@ -73,8 +79,11 @@ class Ledger:
         if not self._is_sqlite:
             loop = asyncio.get_running_loop()
             try:
+                running = loop.run_in_executor(self._threads, self._commit_one, bound)
+                self._running.add(running)
+                running.add_done_callback(self._running.discard)
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await loop.run_in_executor(self._threads, self._commit_one, bound)
+                    return await asyncio.shield(running)
             except TimeoutError:  # a server that is frozen closes no connection
                 raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -7,16 +7,29 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from schemas import OrderCreatedData
+from worker import pace
 from worker.errors import StaleMove
-from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
-from worker.payment import Answer, Operation, OperationState, Payment, PaymentEvent, PaymentState, may_move
+from worker.ledger.schema import EVENTS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.payment import (
+    Answer,
+    Operation,
+    OperationState,
+    Payment,
+    PaymentEvent,
+    PaymentState,
+    idempotency_key,
+    may_move,
+)
+
+# Times and failures kept of one operation: more than its retries make of either.
+MOST_KEPT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +51,28 @@ class Ended:
     """Somebody else has the answer already: read the payment again."""
 
 
-def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) -> Payment:
-    """The order's payment; made if this is the first time the order is seen."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Turns to call: the first one wait_s seconds from now (negative: some are due already), then gap_s apart."""
+
+    wait_s: float
+    gap_s: float
+    count: int
+
+
+def open_payment(
+    conn: Connection,
+    order: OrderCreatedData,
+    *,
+    cause: str | None,
+    correlation_id: str | None,
+    traceparent: str | None,
+    now: datetime,
+) -> Payment:
+    """The order's payment; made if this is the first time the order is seen.
+
+    cause, correlation_id, traceparent: of the event that brings the order; the first one's are told with the outcome.
+    """
     payment = Payment(
         order_id=order.order_id,
         state=PaymentState.OPEN,
@@ -51,6 +84,9 @@ def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) ->
         status=None,
         livemode=None,
         sequence=0,
+        cause=cause,
+        correlation_id=correlation_id,
+        traceparent=traceparent,
     )
     made = _insert_if_absent(
         conn,
@@ -63,6 +99,9 @@ def open_payment(conn: Connection, order: OrderCreatedData, *, now: datetime) ->
             "customer_id": payment.customer_id,
             "stripe_account": payment.stripe_account,
             "sequence": 0,
+            "cause": cause,
+            "correlation_id": correlation_id,
+            "traceparent": traceparent,
             "opened_at": now,
             "moved_at": now,
         },
@@ -81,8 +120,6 @@ def start_call(
     *,
     order_id: str,
     kind: str,
-    attempt: int,
-    idempotency_key: str,
     params: Mapping[str, Any],
     stripe_account: str | None,
     worker_id: str,
@@ -90,72 +127,133 @@ def start_call(
     live_claims: Collection[str],
     now: datetime,
     claim_ttl_s: float,
+    key_horizon_s: float,
 ) -> Claimed | Busy | Ended:
     """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
 
+    The newest attempt counts; where that is proven absent, the next one is started with the same parameters.
     claim: names one delivery of the worker. live_claims: those of this worker that are still at work. A claim of a
     worker silent for longer than claim_ttl_s is taken over, and so is one of our own that nobody works on any more:
-    a ledger that was away kept it from being released.
+    a ledger that was away kept it from being released. A key older than key_horizon_s makes the call unknown.
     """
-    operation = Operation(order_id, kind, attempt, idempotency_key, params, stripe_account, now)
-    made = _insert_if_absent(
-        conn,
-        OPERATIONS,
-        {
-            "order_id": order_id,
-            "kind": kind,
-            "attempt": attempt,
-            "idempotency_key": idempotency_key,
-            "params": json.dumps(params, separators=(",", ":")),
-            "stripe_account": stripe_account,
-            "state": OperationState.STARTED,
-            "claimed_by": worker_id,
-            "claim": claim,
-            "first_asked_at": now,
-            "asked": 1,
-        },
-    )
-    if made:
-        return Claimed(operation)
+    first = _frozen(order_id, kind, 1, params, stripe_account, now=now)
+    if _insert_operation(conn, first, worker_id=worker_id, claim=claim):
+        return Claimed(first)
     row = conn.execute(
         sa.select(OPERATIONS, WORKERS.c.seen_at)
         .join(WORKERS, OPERATIONS.c.claimed_by == WORKERS.c.worker_id, isouter=True)
-        .where(_operation_is(order_id, kind, attempt))
+        .where(OPERATIONS.c.order_id == order_id, OPERATIONS.c.kind == kind)
+        .order_by(OPERATIONS.c.attempt.desc())
+        .limit(1)
     ).one()
-    if row.state != OperationState.STARTED:
+    before = _operation(row)
+    if before.state is OperationState.ABSENT:
+        after = _frozen(order_id, kind, before.attempt + 1, before.params, before.stripe_account, now=now)
+        made = _insert_operation(conn, after, worker_id=worker_id, claim=claim)
+        return Claimed(after) if made else Busy("another delivery")
+    if before.state not in (OperationState.STARTED, OperationState.UNKNOWN):
         return Ended()
     is_alive = row.seen_at and row.seen_at > now - timedelta(seconds=claim_ttl_s)
     if is_alive and (row.claimed_by != worker_id or row.claim in live_claims):
         return Busy(row.claimed_by)
+    after = before
+    if before.state is OperationState.STARTED:
+        if now - before.first_asked_at > timedelta(seconds=key_horizon_s):
+            after = replace(before, state=OperationState.UNKNOWN, unknown_because="key_expired")
+        elif len(before.asks) >= MOST_KEPT:  # none may be forgotten: evidence is looked for at each of them
+            after = replace(before, state=OperationState.UNKNOWN, unknown_because="asked_too_often")
+        else:
+            after = replace(before, asks=(*before.asks, now))
     taken = conn.execute(
         sa.update(OPERATIONS)
         .where(
-            _operation_is(order_id, kind, attempt),
-            OPERATIONS.c.state == OperationState.STARTED,
+            _operation_is(before),
+            OPERATIONS.c.state == before.state,
             OPERATIONS.c.claim.is_not_distinct_from(row.claim),
         )
-        .values(claimed_by=worker_id, claim=claim, asked=OPERATIONS.c.asked + 1)
-    )
-    if taken.rowcount != 1:
-        return Busy("another delivery")
-    return Claimed(
-        replace(
-            operation,
-            idempotency_key=row.idempotency_key,
-            params=json.loads(row.params),
-            stripe_account=row.stripe_account,
-            first_asked_at=row.first_asked_at,
+        .values(
+            claimed_by=worker_id,
+            claim=claim,
+            state=after.state,
+            unknown_because=after.unknown_because,
+            asks=_times_json(after.asks),
+            asked=OPERATIONS.c.asked + 1,
+            last_asked_at=now,
         )
     )
+    return Claimed(after) if taken.rowcount == 1 else Busy("another delivery")
 
 
-def release_claim(conn: Connection, operation: Operation, *, claim: str) -> None:
-    """Let another delivery ask; no answer was had."""
-    conn.execute(
-        sa.update(OPERATIONS)
-        .where(_operation_is(operation.order_id, operation.kind, operation.attempt), OPERATIONS.c.claim == claim)
-        .values(claimed_by=None, claim=None)
+def release_claim(
+    conn: Connection, operation: Operation, *, claim: str, failure: Mapping[str, Any] | None = None
+) -> None:
+    """Let another delivery ask; no answer was had. failure: what came instead, kept beside the operation."""
+    is_ours = sa.and_(_operation_is(operation), OPERATIONS.c.claim == claim)
+    values: dict[str, Any] = {"claimed_by": None, "claim": None}
+    if failure:
+        kept = conn.scalar(sa.select(OPERATIONS.c.failures).where(is_ours))
+        values["failures"] = _json([*json.loads(kept or "[]"), failure][-MOST_KEPT:])
+    conn.execute(sa.update(OPERATIONS).where(is_ours).values(values))
+
+
+def mark_unknown(conn: Connection, operation: Operation, *, claim: str, because: str) -> Operation:
+    """Asking again under this key cannot tell any more. Raises StaleMove where the claim is not ours."""
+    _change_open(conn, operation, claim=claim, values={"state": OperationState.UNKNOWN, "unknown_because": because})
+    return replace(operation, state=OperationState.UNKNOWN, unknown_because=because)
+
+
+def end_absent(
+    conn: Connection, operation: Operation, *, claim: str, evidence: Mapping[str, Any], now: datetime
+) -> None:
+    """Stripe was shown to have nothing of this call. Raises StaleMove where the claim is not ours."""
+    values = {
+        "state": OperationState.ABSENT,
+        "answered_at": now,
+        "evidence": _json(evidence),
+        "claimed_by": None,
+        "claim": None,
+    }
+    _change_open(conn, operation, claim=claim, values=values)
+
+
+def idle_operations(conn: Connection, *, before: datetime, limit: int) -> Sequence[Operation]:
+    """Calls whose outcome is not known and which nobody has worked on since `before`, longest first."""
+    rows = conn.execute(
+        sa.select(OPERATIONS)
+        .where(
+            OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN)),
+            OPERATIONS.c.last_asked_at < before,
+        )
+        .order_by(OPERATIONS.c.last_asked_at)
+        .limit(limit)
     )
+    return [_operation(row) for row in rows]
+
+
+def lease_turns(conn: Connection, *, endpoint: str, count: int, limit: float, now: float) -> Lease:
+    """Take the next `count` turns of an endpoint, for all workers together at most `limit` a second.
+
+    now: seconds since the epoch; PostgreSQL's own clock is taken instead where there is one, being the same for all.
+    """
+    row, now = _pace_row(conn, endpoint, now=now)
+    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
+    first_at, next_at = pace.take(row.next_at, count=count, per_second=per_second, now=now)
+    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(next_at=next_at))
+    return Lease(wait_s=first_at - now, gap_s=1 / per_second, count=count)
+
+
+def slow_down(conn: Connection, *, endpoint: str, limit: float, now: float) -> float:
+    """Stripe has refused a call for its rate; returns what all workers now keep to, in calls a second.
+
+    Refusals of the same moment count once.
+    """
+    row, now = _pace_row(conn, endpoint, now=now)
+    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
+    if row.slowed_at is not None and now - row.slowed_at < pace.SLOW_DOWN_EVERY_S:
+        return per_second
+    slower = pace.slowed(per_second, limit=limit)
+    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(slowed_to=slower, slowed_at=now))
+    return slower
 
 
 def record_answer(
@@ -183,7 +281,7 @@ def record_answer(
     )
     if moved.rowcount != 1:
         raise StaleMove(f"{before.order_id} has moved past {before.sequence}")
-    conn.execute(
+    ended = conn.execute(
         _END_OPERATION,
         {
             "b_order_id": operation.order_id,
@@ -192,9 +290,11 @@ def record_answer(
             "state": answer.ends,
             "answered_at": now,
             "request_id": answer.request_id,
-            "evidence": json.dumps(answer.evidence, separators=(",", ":")),
+            "evidence": _json(answer.evidence),
         },
     )
+    if ended.rowcount != 1:
+        raise StaleMove(f"{before.order_id}: the call has ended already")
     conn.execute(
         _STAGE_EVENT,
         {
@@ -271,7 +371,7 @@ def backlog(conn: Connection) -> Backlog:
     ).one()
     calls = conn.execute(
         sa.select(sa.func.count(), sa.func.min(OPERATIONS.c.first_asked_at)).where(
-            OPERATIONS.c.state == OperationState.STARTED
+            OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN))
         )
     ).one()
     return Backlog(events[0], events[1], calls[0], calls[1])
@@ -292,8 +392,91 @@ def _insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any])
     return made.first() is not None
 
 
-def _operation_is(order_id: str, kind: str, attempt: int) -> sa.ColumnElement[bool]:
-    return sa.and_(OPERATIONS.c.order_id == order_id, OPERATIONS.c.kind == kind, OPERATIONS.c.attempt == attempt)
+def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str, claim: str) -> bool:
+    return _insert_if_absent(
+        conn,
+        OPERATIONS,
+        {
+            "order_id": operation.order_id,
+            "kind": operation.kind,
+            "attempt": operation.attempt,
+            "idempotency_key": operation.idempotency_key,
+            "params": _json(operation.params),
+            "stripe_account": operation.stripe_account,
+            "state": OperationState.STARTED,
+            "claimed_by": worker_id,
+            "claim": claim,
+            "first_asked_at": operation.first_asked_at,
+            "last_asked_at": operation.first_asked_at,
+            "asked": 1,
+            "asks": _times_json(operation.asks),
+        },
+    )
+
+
+def _frozen(
+    order_id: str, kind: str, attempt: int, params: Mapping[str, Any], stripe_account: str | None, *, now: datetime
+) -> Operation:
+    key = idempotency_key(order_id, kind, attempt)
+    return Operation(order_id, kind, attempt, key, params, stripe_account, now, asks=(now,))
+
+
+def _change_open(conn: Connection, operation: Operation, *, claim: str, values: Mapping[str, Any]) -> None:
+    changed = conn.execute(
+        sa.update(OPERATIONS)
+        .where(
+            _operation_is(operation),
+            OPERATIONS.c.claim == claim,
+            OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN)),
+        )
+        .values(values)
+    )
+    if changed.rowcount != 1:
+        raise StaleMove(f"{operation.order_id}: another delivery has the call")
+
+
+def _pace_row(conn: Connection, endpoint: str, *, now: float) -> tuple[Row[Any], float]:
+    """An endpoint's row, locked, and the time that all workers share."""
+    clock: Any = sa.literal(now)
+    if conn.dialect.name == "postgresql":
+        clock = sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
+    asked = sa.select(PACE, clock.label("now")).where(PACE.c.endpoint == endpoint).with_for_update()
+    row = conn.execute(asked).first()
+    if row is None:
+        _insert_if_absent(conn, PACE, {"endpoint": endpoint, "next_at": 0.0})
+        row = conn.execute(asked).one()
+    return row, row.now
+
+
+def _operation_is(operation: Operation) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        OPERATIONS.c.order_id == operation.order_id,
+        OPERATIONS.c.kind == operation.kind,
+        OPERATIONS.c.attempt == operation.attempt,
+    )
+
+
+def _operation(row: Row[Any]) -> Operation:
+    return Operation(
+        order_id=row.order_id,
+        kind=row.kind,
+        attempt=row.attempt,
+        idempotency_key=row.idempotency_key,
+        params=json.loads(row.params),
+        stripe_account=row.stripe_account,
+        first_asked_at=row.first_asked_at,
+        state=OperationState(row.state),
+        asks=tuple(map(datetime.fromisoformat, json.loads(row.asks))) or (row.first_asked_at,),
+        unknown_because=row.unknown_because,
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _times_json(times: Sequence[datetime]) -> str:
+    return _json([moment.isoformat() for moment in times])
 
 
 def _payment(row: Row[Any]) -> Payment:
@@ -308,6 +491,9 @@ def _payment(row: Row[Any]) -> Payment:
         status=row.status,
         livemode=row.livemode,
         sequence=row.sequence,
+        cause=row.cause,
+        correlation_id=row.correlation_id,
+        traceparent=row.traceparent,
     )
 
 
@@ -338,6 +524,7 @@ _END_OPERATION = (
         OPERATIONS.c.order_id == sa.bindparam("b_order_id"),
         OPERATIONS.c.kind == sa.bindparam("b_kind"),
         OPERATIONS.c.attempt == sa.bindparam("b_attempt"),
+        OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN)),
     )
     .values(
         {name: sa.bindparam(name) for name in ("state", "answered_at", "request_id", "evidence")}

@@ -60,6 +60,10 @@ PAYMENTS: Final = sa.Table(
     sa.Column("status", sa.String(40)),
     sa.Column("livemode", sa.Boolean(create_constraint=False)),
     sa.Column("sequence", sa.Integer, nullable=False),
+    # of the order event that opened it: told with the outcome, whoever comes to know that
+    sa.Column("cause", sa.String(255)),
+    sa.Column("correlation_id", sa.String(255)),
+    sa.Column("traceparent", sa.String(255)),
     sa.Column("opened_at", UtcTime, nullable=False),
     sa.Column("moved_at", UtcTime, nullable=False),
     sa.CheckConstraint(_one_of("state", PaymentState), name="state"),
@@ -83,13 +87,21 @@ OPERATIONS: Final = sa.Table(
     sa.Column("claimed_by", sa.String(40)),
     sa.Column("claim", sa.String(80)),
     sa.Column("first_asked_at", UtcTime, nullable=False),
+    sa.Column("last_asked_at", UtcTime),
     sa.Column("asked", sa.Integer, nullable=False),
+    # JSON: the times at which it may have been asked, where evidence is looked for; what came of each in vain
+    sa.Column("asks", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("failures", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("unknown_because", sa.String(40)),
     sa.Column("answered_at", UtcTime),
     sa.Column("request_id", sa.String(255)),
     sa.Column("evidence", sa.Text),
     sa.CheckConstraint(_one_of("state", OperationState), name="state"),
-    sa.CheckConstraint("(state = 'started') = (answered_at IS NULL)", name="answered_has_time"),
+    sa.CheckConstraint("(state IN ('started', 'unknown')) = (answered_at IS NULL)", name="answered_has_time"),
 )
+# Small however many operations there are: it holds only those whose outcome is not known.
+_OPEN: Final = OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN))
+sa.Index("ix_operations_open", OPERATIONS.c.last_asked_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
 
 # Events to tell, written in the transaction that made them true.
 EVENTS: Final = sa.Table(
@@ -120,4 +132,14 @@ WORKERS: Final = sa.Table(
     METADATA,
     sa.Column("worker_id", sa.String(40), primary_key=True),
     sa.Column("seen_at", UtcTime, nullable=False),
+)
+
+# When the next call to an endpoint of Stripe may go, for all workers together; seconds since the epoch.
+PACE: Final = sa.Table(
+    "pace",
+    METADATA,
+    sa.Column("endpoint", sa.String(40), primary_key=True),
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("slowed_to", sa.Double),
+    sa.Column("slowed_at", sa.Double),
 )

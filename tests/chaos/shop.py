@@ -1,0 +1,116 @@
+"""The other teams of a run: an order service that does not give up, a subscriber whose queue survives the broker."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+from tests.chaos.checker import Event, Letter
+from tests.harness import QUORUM
+from worker.bus.connection import bus_errors, close, connect
+from worker.bus.topology import BusNames, declare_topology
+from worker.errors import BusUnavailable
+from worker.retry_policy import RUNGS_S
+
+CONFIRM_TIMEOUT_S: Final = 5
+
+
+class Shop:
+    """Sends orders; what the subscriber got is in `events`, what an operator would see in `letters`."""
+
+    def __init__(self, amqp_url: str, names: dict[str, str]) -> None:
+        self._url = amqp_url
+        self._opening = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        fields = {key.lower(): value for key, value in names.items()}
+        self._names = BusNames(orders_routing_key="order.created", retry_delays_s=RUNGS_S, **fields)
+        self._tap = f"{self._names.payments_exchange}.tap"
+        self.sent = 0
+        self.events: list[Event] = []
+        self.letters: list[Letter] = []
+
+    async def __aenter__(self) -> Self:
+        channel = await self._open()
+        await declare_topology(channel, self._names)
+        tap = await channel.declare_queue(self._tap, durable=True, arguments=QUORUM)
+        await tap.bind(self._names.payments_exchange, "payment.#")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await close(self._connection)
+
+    async def send(self, message_id: str, body: dict[str, Any]) -> None:
+        """Returns once the broker has confirmed it, however often that has to be tried."""
+        message = aio_pika.Message(
+            json.dumps(body).encode(), message_id=message_id, delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+        )
+        while True:
+            try:
+                channel = await self._open()
+                with bus_errors():
+                    async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                        orders = await channel.get_exchange(self._names.orders_exchange, ensure=False)
+                        await orders.publish(message, self._names.orders_routing_key, mandatory=True)
+            except BusUnavailable:
+                await self._drop()
+                await asyncio.sleep(0.2)
+            else:
+                self.sent += 1
+                return
+
+    async def look(self) -> None:
+        """Take what events and dead letters there are."""
+        for queue, take in ((self._tap, self._take_event), (self._names.dead_letters_queue, self._take_letter)):
+            await self._empty(queue, take)
+
+    async def waiting(self) -> int:
+        """Messages that lie ready in the worker's own queues."""
+        channel = await self._open()
+        counts = []
+        for queue in self._names.own_queues() - {self._names.dead_letters_queue}:
+            declared = await channel.declare_queue(queue, passive=True)
+            counts.append(declared.declaration_result.message_count or 0)
+        return sum(counts)
+
+    def orders_with_an_outcome(self) -> set[str | None]:
+        told = {json.loads(event.body).get("subject") for event in self.events}
+        return told | {letter.order_id for letter in self.letters}
+
+    async def _open(self) -> AbstractChannel:
+        """Raises BusUnavailable."""
+        async with self._opening:
+            if self._channel is None or self._channel.is_closed:
+                await close(self._connection)
+                self._connection = await connect(self._url, role="tests")
+                with bus_errors():
+                    async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                        self._channel = await self._connection.channel(on_return_raises=True)
+            return self._channel
+
+    async def _drop(self) -> None:
+        """Only a new channel tells the confirms apart."""
+        async with self._opening:
+            connection, self._connection, self._channel = self._connection, None, None
+            await close(connection)
+
+    async def _empty(self, name: str, take: Callable[[AbstractIncomingMessage], None]) -> None:
+        channel = await self._open()
+        queue = await channel.get_queue(name, ensure=False)
+        while message := await queue.get(no_ack=True, fail=False):
+            take(message)
+
+    def _take_event(self, message: AbstractIncomingMessage) -> None:
+        self.events.append(Event(message.routing_key, message.message_id, message.body))
+
+    def _take_letter(self, message: AbstractIncomingMessage) -> None:
+        order_id, reason = (message.headers.get(f"payment-worker-{name}") for name in ("order-id", "reason"))
+        content = repr(dict(message.headers)).encode() + message.body
+        self.letters.append(Letter(_text(order_id), _text(reason), content))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,92 @@
+"""The rate that all workers keep to together; the same on both engines. PostgreSQL takes a clock of its own."""
+
+import asyncio
+import time
+from itertools import pairwise
+
+import pytest
+import sqlalchemy as sa
+
+from tests.ledger import steps
+from tests.ledger.conftest import OpenLedger
+from worker.ledger import moves
+from worker.ledger.ledger import Ledger
+from worker.ledger.schema import PACE
+from worker.pace import BURST_S, FASTER_PER_S, SLOWER
+
+LIMIT = 100.0
+ENDPOINT = "POST /v1/payment_intents"
+
+
+async def lease(ledger: Ledger, count: int = 1, *, limit: float = LIMIT, endpoint: str = ENDPOINT) -> moves.Lease:
+    return await ledger.run(moves.lease_turns, endpoint=endpoint, count=count, limit=limit, now=time.time())
+
+
+async def slow_down(ledger: Ledger) -> float:
+    return await ledger.run(moves.slow_down, endpoint=ENDPOINT, limit=LIMIT, now=time.time())
+
+
+async def let_pass(ledger: Ledger, seconds: float) -> None:
+    """As if the last refusal had been so much earlier."""
+    await steps.execute(ledger, sa.update(PACE).values(slowed_at=PACE.c.slowed_at - seconds))
+
+
+def leased_times(conn: sa.Connection, count: int) -> tuple[float, float]:
+    """A lease as the times of its first turn and of the one after its last."""
+    taken = moves.lease_turns(conn, endpoint=ENDPOINT, count=count, limit=LIMIT, now=time.time())
+    end = conn.execute(sa.select(PACE.c.next_at)).scalar_one()
+    return end - count * taken.gap_s, end
+
+
+async def test_the_leases_of_two_workers_never_overlap_and_come_at_the_rate(open_ledger: OpenLedger) -> None:
+    workers = [open_ledger(), open_ledger()]
+    counts = [number % 5 + 1 for number in range(60)]
+    leases = await asyncio.gather(
+        *(workers[number % 2].run(leased_times, count) for number, count in enumerate(counts))
+    )
+    times = sorted(leases)
+    assert all(end <= start + 1e-5 for (_, end), (start, _) in pairwise(times))
+    assert times[-1][1] - times[0][0] >= sum(counts) / LIMIT - 1e-3
+    assert len(await steps.rows(workers[0], PACE)) == 1
+
+
+async def test_the_next_lease_waits_until_the_one_before_is_used_up(ledger: Ledger) -> None:
+    first = await lease(ledger, 5, limit=1)
+    assert (first.wait_s, first.gap_s, first.count) == (pytest.approx(-BURST_S, abs=1e-3), 1, 5)
+    second = await lease(ledger, 1, limit=1)
+    assert second.wait_s == pytest.approx(5 - BURST_S, abs=0.5)
+    third = await lease(ledger, 1, limit=1)
+    assert third.wait_s == pytest.approx(6 - BURST_S, abs=0.5)
+
+
+async def test_each_endpoint_has_turns_of_its_own(ledger: Ledger) -> None:
+    await lease(ledger, 50, limit=1)
+    other = await lease(ledger, 1, limit=1, endpoint="GET /v1/payment_intents")
+    assert other.wait_s < 0
+
+
+async def test_refusals_of_one_moment_count_once_and_all_workers_go_slower(open_ledger: OpenLedger) -> None:
+    workers = [open_ledger(), open_ledger()]
+    before = await lease(workers[0])
+    assert before.gap_s == pytest.approx(1 / LIMIT)
+
+    told = await asyncio.gather(*(slow_down(workers[number % 2]) for number in range(8)))
+
+    slowed, at_most = LIMIT * SLOWER, LIMIT * (SLOWER + FASTER_PER_S)
+    assert all(slowed - 1e-6 <= per_second <= at_most for per_second in told)
+    for worker in workers:
+        assert slowed - 1e-6 <= 1 / (await lease(worker)).gap_s <= LIMIT * (SLOWER + 4 * FASTER_PER_S)
+
+
+async def test_a_refusal_of_a_later_moment_slows_further(ledger: Ledger) -> None:
+    assert await slow_down(ledger) == pytest.approx(LIMIT * SLOWER)
+    await let_pass(ledger, 1)
+    further = await slow_down(ledger)
+    assert further == pytest.approx((LIMIT * SLOWER + LIMIT * FASTER_PER_S) * SLOWER, abs=3)
+    assert 1 / (await lease(ledger)).gap_s == pytest.approx(further, abs=3)
+
+
+async def test_without_more_refusals_the_rate_comes_back_to_the_limit(ledger: Ledger) -> None:
+    await slow_down(ledger)
+    await let_pass(ledger, 3600)
+    assert (await lease(ledger)).gap_s == pytest.approx(1 / LIMIT)

@@ -1,0 +1,266 @@
+"""Getting to the outcome of a payment: claim its call, ask Stripe or look for evidence, record. Told by whoever asked.
+
+Used by the spine for an order that comes, and by the resolver for what nobody comes back for. Each outside effect
+stands between two ledger transactions, never inside one. What a SIGKILL leaves behind:
+
+    before the call is marked started   nothing, or an open payment    the next one starts afresh
+    from there to Stripe's answer       a started call, key frozen     the next one asks again, same key
+    from there to its record            the same                       the key brings the same answer again
+    once the key cannot tell any more   an unknown call                the next one looks for evidence
+    after absence was recorded          an absent call                 the next one starts another attempt, new key
+    after the record                    a staged event                 the next one, or the relay, tells it
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, assert_never
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from worker.admission import Admission
+from worker.client_secret import ClientSecret
+from worker.errors import CallRefused, CallTransient, CallUnknown, LedgerUnavailable, StaleMove, StripeAway, WorkerError
+from worker.find_evidence import Absent, EvidenceFinder, Found
+from worker.ledger import moves
+from worker.ledger.ledger import Ledger
+from worker.payment import (
+    CREATE_INTENT,
+    Answer,
+    Intent,
+    Operation,
+    OperationState,
+    Payment,
+    PaymentEvent,
+    answer_of_intent,
+    answer_of_refusal,
+    event_of,
+)
+from worker.retry_policy import QUICK_TRIES, QUICK_WAIT_S
+from worker.stripe_gateway import StripeGateway
+from worker.telemetry import Metrics
+
+log: Final = structlog.get_logger()
+
+# How often, and how long, one looks whether the other that asks for the same order has its answer.
+BUSY_LOOK_S: Final = 0.1
+BUSY_PATIENCE_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A payment with its outcome, the event that tells it, and the secret where Stripe has just sent it."""
+
+    payment: Payment
+    event: PaymentEvent
+    secret: ClientSecret | None = None
+
+
+class PaymentDecider:
+    """Decides payments, many side by side. worker_id names this process in claims."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        gateway: StripeGateway,
+        admission: Admission,
+        evidence: EvidenceFinder,
+        metrics: Metrics,
+        worker_id: str,
+        claim_ttl_s: float,
+        key_horizon_s: float,
+        event_source: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._admission = admission
+        self._evidence = evidence
+        self._metrics = metrics
+        self._worker_id = worker_id
+        self._claim_ttl_s = claim_ttl_s
+        self._key_horizon_s = key_horizon_s
+        self._event_source = event_source
+        self._clock = clock
+        self._claims = 0
+        self._live_claims: set[str] = set()
+
+    async def decide(self, payment: Payment, params: Mapping[str, Any], *, live: bool, anew: bool = True) -> Decided:
+        """The payment with its outcome, recorded. Another one may get there first, which is as good.
+
+        params: what Stripe is asked for, where it was not asked before. live: see Admission.turn. anew: whether another
+        attempt may follow one that is proven absent. Raises what leaves it undecided: CallTransient, CallUnknown,
+        CallSystemic, StripeAway, LedgerUnavailable and others of errors.py.
+        """
+        turn = await self._admission.turn(live=live)
+        try:
+            with self._new_claim() as claim:
+                while True:
+                    operation = await self._claim_call(payment, params, claim)
+                    if operation is None:
+                        return await self.look_up(payment.order_id)
+                    decided = await self._under_claim(payment, operation, claim)
+                    if decided is not None:
+                        return decided
+                    if not anew:
+                        raise CallTransient("absent, and nobody asks for it any more", reason="absent")
+        finally:
+            self._admission.give_up_trial(turn)
+
+    async def look_up(self, order_id: str) -> Decided:
+        """The outcome as the ledger has it, with the event that told it first. Raises CallTransient for none."""
+        payment = await self._ledger.run(moves.read_payment, order_id)
+        events = await self._ledger.run(moves.events_of, order_id)
+        if payment is None or not events:
+            raise CallTransient("the payment is not decided yet", reason="busy")
+        return Decided(payment, events[-1])
+
+    async def _claim_call(self, payment: Payment, params: Mapping[str, Any], claim: str) -> Operation | None:
+        """Freeze the call and claim it, waiting our turn. None where another one has had the answer."""
+        for _ in range(int(BUSY_PATIENCE_S / BUSY_LOOK_S)):
+            started = await self._ledger.run(
+                moves.start_call,
+                order_id=payment.order_id,
+                kind=CREATE_INTENT,
+                params=params,
+                stripe_account=payment.stripe_account,
+                worker_id=self._worker_id,
+                claim=claim,
+                live_claims=self._live_claims,
+                now=self._clock(),
+                claim_ttl_s=self._claim_ttl_s,
+                key_horizon_s=self._key_horizon_s,
+            )
+            match started:
+                case moves.Claimed(operation):
+                    return operation
+                case moves.Ended():
+                    return None
+                case moves.Busy():
+                    await asyncio.sleep(BUSY_LOOK_S)
+                case _:
+                    assert_never(started)
+        raise CallTransient("another delivery of this order has been asking for long", reason="busy")
+
+    async def _under_claim(self, payment: Payment, operation: Operation, claim: str) -> Decided | None:
+        """The outcome; None where this attempt is proven to have come to nothing, and the next may start."""
+        try:
+            if operation.state is OperationState.STARTED:
+                try:
+                    answer, secret = await self._ask(payment, operation)
+                    # A crash here leaves the call started; its key brings the same answer again.
+                    return await self._record(payment, operation, answer, secret)
+                except CallUnknown as unknown:
+                    if unknown.may_ask_again:
+                        raise
+                    operation = await self._ledger.run(
+                        moves.mark_unknown, operation, claim=claim, because=unknown.reason
+                    )
+            return await self._settle_unknown(payment, operation, claim)
+        except StaleMove:
+            return await self.look_up(payment.order_id)
+        except BaseException as error:
+            # Nothing is recorded: whoever comes next need not wait for this claim to grow old.
+            await asyncio.shield(self._release(operation, claim, error))
+            raise
+
+    async def _settle_unknown(self, payment: Payment, operation: Operation, claim: str) -> Decided | None:
+        match await self._evidence.look_for(operation):
+            case Found(intent, evidence):
+                log.warning("payment.adopted", payment_id=intent.payment_id, **evidence)
+                refusal = intent.declined if operation.params.get("confirm") else None
+                answer = (
+                    answer_of_refusal(payment, refusal, found=evidence)
+                    if refusal
+                    else answer_of_intent(payment, intent, found=evidence)
+                )
+                return await self._record(payment, operation, answer, None)
+            case Absent(evidence):
+                log.warning("payment.absent", attempt=operation.attempt, **evidence)
+                await self._ledger.run(moves.end_absent, operation, claim=claim, evidence=evidence, now=self._clock())
+                return None
+
+    async def _ask(self, payment: Payment, operation: Operation) -> tuple[Answer, ClientSecret | None]:
+        """What Stripe says makes of the payment. Raises what leaves it undecided."""
+        try:
+            intent, secret = await self._create_intent(operation)
+        except CallRefused as refused:
+            return answer_of_refusal(payment, refused.refusal), None
+        return answer_of_intent(payment, intent), secret
+
+    async def _create_intent(self, operation: Operation) -> tuple[Intent, ClientSecret | None]:
+        """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
+        tries = AsyncRetrying(
+            stop=stop_after_attempt(QUICK_TRIES),
+            wait=wait_random_exponential(multiplier=QUICK_WAIT_S, max=QUICK_WAIT_S * 4),
+            retry=retry_if_exception(_is_worth_a_quick_try),
+            reraise=True,
+        )
+        before: WorkerError | None = None
+        async for attempt in tries:
+            with attempt:
+                if before:
+                    try:
+                        await self._admission.turn(live=False)
+                    except StripeAway:
+                        raise before from None  # what this order was told itself
+                if (self._clock() - operation.first_asked_at).total_seconds() > self._key_horizon_s:
+                    raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
+                try:
+                    async with self._admission.call():
+                        return await self._gateway.create_intent(operation)
+                except (CallTransient, CallUnknown) as error:
+                    before = error
+                    raise
+        raise AssertionError("tenacity ended without an answer or an error")
+
+    async def _record(
+        self, payment: Payment, operation: Operation, answer: Answer, secret: ClientSecret | None
+    ) -> Decided:
+        now = self._clock()
+        event = event_of(answer, source=self._event_source, now=now)
+        await self._ledger.run(
+            moves.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now
+        )
+        self._metrics.payments.labels(answer.payment.state, payment.currency).inc()
+        log.info(
+            event.type,
+            payment_id=answer.payment.payment_id,
+            status=answer.payment.status,
+            code=answer.failure.code if answer.failure else None,
+            request_id=answer.request_id,
+        )
+        return Decided(answer.payment, event, secret)
+
+    async def _release(self, operation: Operation, claim: str, error: BaseException) -> None:
+        failure = {
+            "at": self._clock().isoformat(),
+            "reason": getattr(error, "reason", type(error).__name__),
+            "error": str(error)[:300],
+        }
+        try:
+            await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
+        except LedgerUnavailable as away:  # it is no live claim of ours any more, and may be taken over all the same
+            log.warning("claim.not_released", error=str(away))
+
+    @contextmanager
+    def _new_claim(self) -> Iterator[str]:
+        """A claim counts only while its delivery is at work, even where the ledger could not be told of its end."""
+        self._claims += 1
+        claim = f"{self._worker_id}/{self._claims}"
+        self._live_claims.add(claim)
+        try:
+            yield claim
+        finally:
+            self._live_claims.discard(claim)
+
+
+def _is_worth_a_quick_try(error: BaseException) -> bool:
+    """A dropped connection or a key in use may be over in a moment; a rate limit is not, and is not hurried."""
+    if isinstance(error, CallTransient):
+        return error.reason != "rate_limited"
+    return isinstance(error, CallUnknown) and error.may_ask_again
