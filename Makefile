@@ -8,6 +8,7 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
+KILLS := tests/road/test_killed_at_every_line.py
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
@@ -18,7 +19,14 @@ demo: $(DONE)/run-time $(if $(AMQP_URL),,broker) ## watch orders become payments
 	@$(BIN)/payment-worker demo
 
 test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k money" for some)
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else # the worker killed at every line takes as long as half of the others: beside them, on the second core
+	@mkdir -p build
+	@$(BIN)/pytest -p no:cacheprovider $(KILLS) >build/kills.log 2>&1 & kills=$$!; trap "kill $$kills" INT TERM; \
+		$(BIN)/pytest --ignore=$(KILLS); others=$$?; \
+		wait $$kills; killed=$$?; cat build/kills.log; test $$others -eq 0 && test $$killed -eq 0
+endif
 
 lint: $(DONE)/development ## style, format, and which module may import which
 	$(BIN)/ruff check

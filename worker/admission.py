@@ -27,6 +27,8 @@ LEASE_S: Final = 0.2
 LIVE_IN_A_ROW: Final = 9
 # One order's quick tries and a little more: chance alone does not do it.
 FAILED_IN_A_ROW: Final = 6
+# Reasons to give up right before sending, which tell nothing of Stripe.
+NOT_SENT: Final = ("key_expired", "late")
 WINDOW_START: Final = 8
 WINDOW_IDLE_S: Final = 10.0
 
@@ -176,6 +178,9 @@ class Admission:
             yield
             self._note_answer()
         except (CallTransient, CallUnknown) as error:
+            if error.reason in NOT_SENT:
+                self.give_up_trial(began_in)
+                raise
             answered = not _is_no_answer(error)
             if answered:
                 self._note_answer()

@@ -24,7 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from worker.admission import Admission
 from worker.client_secret import ClientSecret
 from worker.errors import CallRefused, CallTransient, CallUnknown, LedgerUnavailable, StaleMove, StripeAway, WorkerError
-from worker.find_evidence import Absent, EvidenceFinder, Found
+from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.payment import (
@@ -208,15 +208,25 @@ class PaymentDecider:
                         await self._admission.turn(live=False)
                     except StripeAway:
                         raise before from None  # what this order was told itself
-                if (self._clock() - operation.first_asked_at).total_seconds() > self._key_horizon_s:
-                    raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
                 try:
                     async with self._admission.call():
+                        self._refuse_late(operation)
                         return await self._gateway.create_intent(operation)
                 except (CallTransient, CallUnknown) as error:
                     before = error
                     raise
         raise AssertionError("tenacity ended without an answer or an error")
+
+    def _refuse_late(self, operation: Operation) -> None:
+        """Right before sending: is the key still good, and is it still the time that the ledger has for this asking?
+
+        Evidence is looked for around those times; a process may have been frozen, or have waited long for its turn.
+        """
+        now = self._clock()
+        if (now - operation.first_asked_at).total_seconds() > self._key_horizon_s:
+            raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
+        if (now - operation.asks[-1]).total_seconds() > SENT_WITHIN_S:
+            raise CallTransient("it would be sent too long after it was written down", reason="late")
 
     async def _record(
         self, payment: Payment, operation: Operation, answer: Answer, secret: ClientSecret | None
@@ -262,5 +272,5 @@ class PaymentDecider:
 def _is_worth_a_quick_try(error: BaseException) -> bool:
     """A dropped connection or a key in use may be over in a moment; a rate limit is not, and is not hurried."""
     if isinstance(error, CallTransient):
-        return error.reason != "rate_limited"
+        return error.reason not in ("rate_limited", "late")
     return isinstance(error, CallUnknown) and error.may_ask_again

@@ -23,9 +23,8 @@ log: Final = structlog.get_logger()
 CLOCK_SKEW: Final = timedelta(seconds=60)
 # After an answer that is stored the work has ended; Stripe's own repairs follow within moments, if at all.
 STORED_SETTLES_S: Final = 5
-# Quick tries and their waits, beside the time that each call may take.
-QUICK_TRIES_S: Final = 10
-QUICK_TRIES: Final = 3
+# A call is sent no later than this after its time of asking was written down: see decide_payment.
+SENT_WITHIN_S: Final = 10
 # 20,000 intents; more in a few minutes is no shop's traffic, and reading is rationed too.
 MAX_PAGES: Final = 200
 READ_GAP_S: Final = 0.05
@@ -80,7 +79,7 @@ class EvidenceFinder:
 
     async def _by_listing(self, operation: Operation) -> Found | Absent:
         """Looks at all that was created while this call may have been carried out."""
-        windows = list(_windows(operation.asks, span_s=QUICK_TRIES * self._call_timeout_s + QUICK_TRIES_S))
+        windows = list(_windows(operation.asks, span_s=SENT_WITHIN_S + self._call_timeout_s))
         ids, pages = [], 0
         for start, end in windows:
             after: str | None = None
@@ -127,7 +126,7 @@ class EvidenceFinder:
     def _settles_s(self, operation: Operation) -> float:
         if operation.unknown_because == "stored_error":
             return STORED_SETTLES_S
-        return QUICK_TRIES * self._call_timeout_s + QUICK_TRIES_S
+        return SENT_WITHIN_S + self._call_timeout_s
 
 
 def _windows(asks: Sequence[datetime], *, span_s: float) -> Iterator[tuple[datetime, datetime]]:

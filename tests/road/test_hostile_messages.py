@@ -140,7 +140,7 @@ PROPERTIES: dict[str, tuple[RawProperties, str]] = {
 @pytest.fixture
 async def world(make_worker: MakeWorker, shop: Shop) -> WorkerProcess:
     await shop.subscribe()
-    return await make_worker().until_subscribed()
+    return await make_worker(DEAD_LETTER_CEILING="1").until_subscribed()
 
 
 async def test_every_hostile_body_becomes_a_dead_letter_that_names_the_field(
