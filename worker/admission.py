@@ -199,6 +199,9 @@ class Admission:
         except WorkerError:  # an answer, if not the one that was hoped for
             self._note_answer()
             raise
+        except BaseException:  # a fault of ours, which must not leave the others waiting for this one
+            self.give_up_trial(began_in)
+            raise
         finally:
             self._window.leave(answered=answered)
 

@@ -100,7 +100,7 @@ class PaymentDecider:
         try:
             with self._new_claim() as claim:
                 while True:
-                    operation = await self._claim_call(payment, params, claim)
+                    operation = await self._claim_call(payment, params, claim, anew=anew)
                     if operation is None:
                         return await self.look_up(payment.order_id)
                     decided = await self._under_claim(payment, operation, claim)
@@ -119,7 +119,9 @@ class PaymentDecider:
             raise CallTransient("the payment is not decided yet", reason="busy")
         return Decided(payment, events[-1])
 
-    async def _claim_call(self, payment: Payment, params: Mapping[str, Any], claim: str) -> Operation | None:
+    async def _claim_call(
+        self, payment: Payment, params: Mapping[str, Any], claim: str, *, anew: bool
+    ) -> Operation | None:
         """Freeze the call and claim it, waiting our turn. None where another one has had the answer."""
         for _ in range(int(BUSY_PATIENCE_S / BUSY_LOOK_S)):
             started = await self._ledger.run(
@@ -134,6 +136,7 @@ class PaymentDecider:
                 now=self._clock(),
                 claim_ttl_s=self._claim_ttl_s,
                 key_horizon_s=self._key_horizon_s,
+                anew=anew,
             )
             match started:
                 case moves.Claimed(operation):

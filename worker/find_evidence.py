@@ -59,13 +59,16 @@ class EvidenceFinder:
 
         Raises CallTransient while absence cannot be shown yet, SeveralIntents, AnswerMismatch, and what asking does.
         """
+        began = self._clock()
         found = await self._by_search(operation) or await self._by_listing(operation)
         because = {"because": operation.unknown_because, "looked_at": self._clock().isoformat()}
         if isinstance(found, Found):
             self._gateway.check_intent(operation, found.intent)
             return Found(found.intent, {**found.evidence, **because})
         settled_at = operation.asks[-1] + timedelta(seconds=self._settles_s(operation))
-        if self._clock() < settled_at:
+        if operation.unknown_because == "key_mismatch":  # somebody used the key at a time that we do not know
+            raise CallTransient("the key was used with other parameters, and no intent is found", reason="key_mismatch")
+        if began < settled_at:
             raise CallTransient("nothing is there, but it may still be on its way", reason="outcome_unknown")
         return Absent({**found.evidence, **because})
 

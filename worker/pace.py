@@ -8,6 +8,9 @@ from typing import Final
 
 # Calls that may go at once after a pause. Stripe counts by the second; a fifth of one leaves room for its window.
 BURST_S: Final = 0.2
+# Nobody leases further ahead; more is a clock that was put back.
+MAX_AHEAD_S: Final = 60.0
+MAX_AHEAD_TURNS: Final = 1000
 # After a 429: this much slower at once, no slower than this part of the limit, and back at this part each second.
 SLOWER: Final = 0.7
 SLOWEST: Final = 0.1
@@ -18,7 +21,7 @@ SLOW_DOWN_EVERY_S: Final = 1.0
 
 def take(next_at: float, *, count: int, per_second: float, now: float) -> tuple[float, float]:
     """When the first of `count` turns is, and when the turn after the last."""
-    first_at = max(next_at, now - BURST_S)
+    first_at = max(min(next_at, now + MAX_AHEAD_S + MAX_AHEAD_TURNS / per_second), now - BURST_S)
     return first_at, first_at + count / per_second
 
 

@@ -167,7 +167,9 @@ def open_engine(url: str) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 2,
             "application_name": "payment-worker",
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}",
+            # the last: a worker that is frozen in a transaction must not stop all the others
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}"
+            f" -c idle_in_transaction_session_timeout={LOCK_TIMEOUT_S * 1000}",
         },
     )
 

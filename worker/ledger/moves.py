@@ -128,6 +128,7 @@ def start_call(
     now: datetime,
     claim_ttl_s: float,
     key_horizon_s: float,
+    anew: bool = True,
 ) -> Claimed | Busy | Ended:
     """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
 
@@ -135,6 +136,7 @@ def start_call(
     claim: names one delivery of the worker. live_claims: those of this worker that are still at work. A claim of a
     worker silent for longer than claim_ttl_s is taken over, and so is one of our own that nobody works on any more:
     a ledger that was away kept it from being released. A key older than key_horizon_s makes the call unknown.
+    anew: whether another attempt may follow one that is absent; where not, that is the end.
     """
     first = _frozen(order_id, kind, 1, params, stripe_account, now=now)
     if _insert_operation(conn, first, worker_id=worker_id, claim=claim):
@@ -147,6 +149,8 @@ def start_call(
         .limit(1)
     ).one()
     before = _operation(row)
+    if before.state is OperationState.ABSENT and not anew:
+        return Ended()
     if before.state is OperationState.ABSENT:
         after = _frozen(order_id, kind, before.attempt + 1, before.params, before.stripe_account, now=now)
         made = _insert_operation(conn, after, worker_id=worker_id, claim=claim)
@@ -170,6 +174,7 @@ def start_call(
             _operation_is(before),
             OPERATIONS.c.state == before.state,
             OPERATIONS.c.claim.is_not_distinct_from(row.claim),
+            OPERATIONS.c.asked == row.asked,  # the same claim may have come and gone, and asked
         )
         .values(
             claimed_by=worker_id,
