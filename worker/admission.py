@@ -14,8 +14,19 @@ from typing import Final
 
 import structlog
 
-from worker.errors import CallSystemic, CallTransient, CallUnknown, LedgerUnavailable, Stopping, StripeAway, WorkerError
-from worker.ledger import moves
+from worker.errors import (
+    AccountRefused,
+    AnswerMismatch,
+    CallRefused,
+    CallSystemic,
+    CallTransient,
+    CallUnknown,
+    LedgerUnavailable,
+    Stopping,
+    StripeAway,
+    WorkerError,
+)
+from worker.ledger import turns
 from worker.ledger.ledger import Ledger
 
 log: Final = structlog.get_logger()
@@ -27,8 +38,6 @@ LEASE_S: Final = 0.2
 LIVE_IN_A_ROW: Final = 9
 # One order's quick tries and a little more: chance alone does not do it.
 FAILED_IN_A_ROW: Final = 6
-# Reasons to give up right before sending, which tell nothing of Stripe.
-NOT_SENT: Final = ("key_expired", "late")
 WINDOW_START: Final = 8
 WINDOW_IDLE_S: Final = 10.0
 
@@ -65,11 +74,11 @@ class Window:
                 self._leave()
             raise
 
-    def leave(self, *, answered: bool) -> None:
-        """One is back."""
-        if not answered:
+    def leave(self, *, answered: bool | None) -> None:
+        """One is back; None: it was never sent, which tells nothing."""
+        if answered is False:
             self.size = max(1, self._start // 2, self.size // 2)
-        elif self.out >= self.size:
+        elif answered and self.out >= self.size:
             self.size = min(self._most, self.size + 1)
         self._leave()
 
@@ -172,13 +181,15 @@ class Admission:
     async def call(self) -> AsyncIterator[None]:
         """Around the call itself: waits until it may go out, and learns from its end. Raises StripeAway."""
         await self._window.enter()
-        answered, began_in = True, self._round
+        answered: bool | None = None
+        began_in = self._round
         try:
             self._refuse_if_away()
             yield
+            answered = True
             self._note_answer()
         except (CallTransient, CallUnknown) as error:
-            if error.reason in NOT_SENT:
+            if error.reason == "key_expired":  # it was never sent
                 self.give_up_trial(began_in)
                 raise
             answered = not _is_no_answer(error)
@@ -193,13 +204,11 @@ class Admission:
             answered = False
             self._go_away(str(error))
             raise
-        except (StripeAway, Stopping, asyncio.CancelledError):
-            self.give_up_trial(began_in)
-            raise
-        except WorkerError:  # an answer, if not the one that was hoped for
+        except (CallRefused, AccountRefused, AnswerMismatch):  # an answer, if not the one that was hoped for
+            answered = True
             self._note_answer()
             raise
-        except BaseException:  # a fault of ours, which must not leave the others waiting for this one
+        except BaseException:  # it came to no answer, and the others must not wait for it
             self.give_up_trial(began_in)
             raise
         finally:
@@ -259,7 +268,7 @@ class Admission:
 
     async def _slow_down(self) -> None:
         try:
-            per_second = await self._ledger.run(moves.slow_down, endpoint=CREATE, limit=self._limit, now=self._clock())
+            per_second = await self._ledger.run(turns.slow_down, endpoint=CREATE, limit=self._limit, now=self._clock())
         except LedgerUnavailable as error:  # the order has its own answer to tell
             log.warning("stripe.not_slowed", error=str(error))
         else:
@@ -271,7 +280,7 @@ class Admission:
             while waiting := len(self._live) + len(self._retries):
                 count = min(waiting, max(1, int(self._limit * LEASE_S)))
                 lease = await self._ledger.run(
-                    moves.lease_turns, endpoint=CREATE, count=count, limit=self._limit, now=self._clock()
+                    turns.lease_turns, endpoint=CREATE, count=count, limit=self._limit, now=self._clock()
                 )
                 await self._hand_out(lease)
         except Exception as error:  # noqa: BLE001 - it goes to all that wait
@@ -283,7 +292,7 @@ class Admission:
         finally:
             self._dispensing = None
 
-    async def _hand_out(self, lease: moves.Lease) -> None:
+    async def _hand_out(self, lease: turns.Lease) -> None:
         clock = asyncio.get_running_loop().time
         first_at = clock() + lease.wait_s
         for number in range(lease.count):

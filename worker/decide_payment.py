@@ -106,8 +106,6 @@ class PaymentDecider:
                     decided = await self._under_claim(payment, operation, claim)
                     if decided is not None:
                         return decided
-                    if not anew:
-                        raise CallTransient("absent, and nobody asks for it any more", reason="absent")
         finally:
             self._admission.give_up_trial(turn)
 
@@ -154,7 +152,7 @@ class PaymentDecider:
         try:
             if operation.state is OperationState.STARTED:
                 try:
-                    answer, secret = await self._ask(payment, operation)
+                    answer, secret = await self._ask(payment, operation, claim)
                     # A crash here leaves the call started; its key brings the same answer again.
                     return await self._record(payment, operation, answer, secret)
                 except CallUnknown as unknown:
@@ -187,15 +185,15 @@ class PaymentDecider:
                 await self._ledger.run(moves.end_absent, operation, claim=claim, evidence=evidence, now=self._clock())
                 return None
 
-    async def _ask(self, payment: Payment, operation: Operation) -> tuple[Answer, ClientSecret | None]:
+    async def _ask(self, payment: Payment, operation: Operation, claim: str) -> tuple[Answer, ClientSecret | None]:
         """What Stripe says makes of the payment. Raises what leaves it undecided."""
         try:
-            intent, secret = await self._create_intent(operation)
+            intent, secret = await self._create_intent(operation, claim)
         except CallRefused as refused:
             return answer_of_refusal(payment, refused.refusal), None
         return answer_of_intent(payment, intent), secret
 
-    async def _create_intent(self, operation: Operation) -> tuple[Intent, ClientSecret | None]:
+    async def _create_intent(self, operation: Operation, claim: str) -> tuple[Intent, ClientSecret | None]:
         """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(QUICK_TRIES),
@@ -213,23 +211,25 @@ class PaymentDecider:
                         raise before from None  # what this order was told itself
                 try:
                     async with self._admission.call():
-                        self._refuse_late(operation)
+                        operation = await self._still_ours_to_send(operation, claim)
                         return await self._gateway.create_intent(operation)
                 except (CallTransient, CallUnknown) as error:
                     before = error
                     raise
         raise AssertionError("tenacity ended without an answer or an error")
 
-    def _refuse_late(self, operation: Operation) -> None:
-        """Right before sending: is the key still good, and is it still the time that the ledger has for this asking?
+    async def _still_ours_to_send(self, operation: Operation, claim: str) -> Operation:
+        """Right before sending: the key must still be good, and the ledger must have the time of this asking.
 
         Evidence is looked for around those times; a process may have been frozen, or have waited long for its turn.
+        Raises CallUnknown for a key past its horizon, StaleMove where another one has taken the call over meanwhile.
         """
         now = self._clock()
         if (now - operation.first_asked_at).total_seconds() > self._key_horizon_s:
             raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
         if (now - operation.asks[-1]).total_seconds() > SENT_WITHIN_S:
-            raise CallTransient("it would be sent too long after it was written down", reason="late")
+            return await self._ledger.run(moves.note_asking, operation, claim=claim, now=now)
+        return operation
 
     async def _record(
         self, payment: Payment, operation: Operation, answer: Answer, secret: ClientSecret | None
@@ -275,5 +275,5 @@ class PaymentDecider:
 def _is_worth_a_quick_try(error: BaseException) -> bool:
     """A dropped connection or a key in use may be over in a moment; a rate limit is not, and is not hurried."""
     if isinstance(error, CallTransient):
-        return error.reason not in ("rate_limited", "late")
+        return error.reason != "rate_limited"
     return isinstance(error, CallUnknown) and error.may_ask_again

@@ -23,7 +23,7 @@ log: Final = structlog.get_logger()
 CLOCK_SKEW: Final = timedelta(seconds=60)
 # After an answer that is stored the work has ended; Stripe's own repairs follow within moments, if at all.
 STORED_SETTLES_S: Final = 5
-# A call is sent no later than this after its time of asking was written down: see decide_payment.
+# A call is sent within this of a time of asking that is written down: see decide_payment.
 SENT_WITHIN_S: Final = 10
 # 20,000 intents; more in a few minutes is no shop's traffic, and reading is rationed too.
 MAX_PAGES: Final = 200

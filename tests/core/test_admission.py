@@ -20,7 +20,7 @@ from worker.errors import (
     StripeAway,
     WorkerError,
 )
-from worker.ledger import moves
+from worker.ledger import turns
 
 
 async def let_run() -> None:
@@ -203,7 +203,7 @@ class ScriptedLedger:
         await self.open.wait()
         if self.fault:
             raise self.fault
-        return 1.0 if move is moves.slow_down else moves.Lease(wait_s=0, gap_s=0, count=arguments["count"])
+        return 1.0 if move is turns.slow_down else turns.Lease(wait_s=0, gap_s=0, count=arguments["count"])
 
 
 @pytest.fixture

@@ -164,6 +164,12 @@ def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.consume.CEILING_WAIT_S", 0.05)
 
 
+async def let_run() -> None:
+    """All that is ready to run has run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def until_stopped(script: Script) -> None:
     await until(lambda: script.ended == len(script.lives), what="consumption to stop")
 
@@ -176,12 +182,12 @@ async def test_91_dead_letters_of_100_orders_stop_consumption_with_the_reason(mo
     await script.until_lives(1)
 
     await work_off(script, *[Done()] * 9, *[DEAD] * 90)
-    await asyncio.sleep(0.05)
+    await let_run()
     assert (script.ended, script.consumer.state.subscribed) == (0, True)
     await work_off(script, DEAD)
 
     await until_stopped(script)
-    await asyncio.sleep(0.05)
+    await let_run()
     assert (script.consumer.state.subscribed, script.consumer.state.why_not) == (False, WHY)
     assert (len(script.lives), script.recoveries) == (1, 0), "it is not the surroundings that are asked"
     await script.end(running)
@@ -193,7 +199,7 @@ async def test_90_dead_letters_of_100_orders_stop_nothing() -> None:
     running = asyncio.create_task(script.consumer.run(script.stop))
     await script.until_lives(1)
     await work_off(script, *[DEAD] * 90, *[Done()] * 10, *[DEAD] * 90)
-    await asyncio.sleep(0.05)
+    await let_run()
     assert (script.ended, script.consumer.state.subscribed) == (0, True)
     await script.end(running)
 
@@ -208,7 +214,7 @@ async def test_after_the_wait_one_order_alone_is_tried_and_a_success_opens_again
     known = len(script.ends)
 
     trials = [script.send(f"trial-{number}") for number in range(3)]
-    await asyncio.sleep(0.05)
+    await let_run()
     assert sum(name.startswith("trial-") for name in script.started) == 1
     trials[0].set_result(Done())
     for trial in trials[1:]:

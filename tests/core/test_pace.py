@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.pace import BURST_S, FASTER_PER_S, SLOWER, SLOWEST, per_second_now, slowed, take
+from worker.pace import (
+    BURST_S,
+    FASTER_PER_S,
+    MAX_AHEAD_S,
+    MAX_AHEAD_TURNS,
+    SLOWER,
+    SLOWEST,
+    per_second_now,
+    slowed,
+    take,
+)
 
 
 def test_turns_follow_each_other_at_the_rate() -> None:
@@ -19,6 +29,12 @@ def test_after_a_pause_no_more_than_a_burst_goes_at_once() -> None:
 
     assert first == 1000.0 - BURST_S
     assert then == pytest.approx(1001.0 - BURST_S)
+
+
+def test_a_clock_that_was_put_back_stalls_nobody_for_as_long() -> None:
+    first, _ = take(10_000.0, count=1, per_second=25, now=1000.0)
+
+    assert first == 1000 + MAX_AHEAD_S + MAX_AHEAD_TURNS / 25
 
 
 def test_a_refusal_slows_and_time_mends_it_up_to_the_limit() -> None:

@@ -56,6 +56,29 @@ async def test_an_absent_attempt_is_followed_by_the_next_one_with_another_key_an
     assert (after["state"], after["claim"], after["asked"]) == ("started", "w-2/1", 1)
 
 
+async def test_no_other_attempt_follows_for_one_who_may_not_start_anew(ledger: Ledger) -> None:
+    """It may have waited while another one proved the absence."""
+    await open_payment(ledger)
+    await end_absent(ledger, await mark_unknown(ledger, await claim(ledger)))
+
+    assert await start_call(ledger, now=later(90), worker_id="w-2", claim="w-2/1", anew=False) == moves.Ended()
+
+    assert len(await steps.rows(ledger, OPERATIONS)) == 1
+
+
+async def test_a_call_that_is_sent_late_is_sent_by_its_claimant_alone_and_its_time_is_kept(ledger: Ledger) -> None:
+    await open_payment(ledger)
+    operation = await claim(ledger)
+
+    after = await ledger.run(moves.note_asking, operation, claim="w-1/1", now=later(20))
+    with pytest.raises(StaleMove):
+        await ledger.run(moves.note_asking, operation, claim="w-2/1", now=later(30))
+
+    assert after.asks == (NOW, later(20))
+    (row,) = await steps.rows(ledger, OPERATIONS)
+    assert json.loads(row["asks"]) == [NOW.isoformat(), later(20).isoformat()]
+
+
 async def test_the_newest_attempt_is_the_one_that_is_taken_over(ledger: Ledger) -> None:
     await open_payment(ledger)
     for attempt in (1, 2, 3):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ import sqlalchemy as sa
 
 from tests.ledger import steps
 from tests.ledger.conftest import OpenLedger
-from worker.ledger import moves
+from worker.errors import LedgerUnavailable
+from worker.ledger import turns
 from worker.ledger.ledger import Ledger
 from worker.ledger.schema import PACE
 from worker.pace import BURST_S, FASTER_PER_S, SLOWER
@@ -18,12 +20,12 @@ LIMIT = 100.0
 ENDPOINT = "POST /v1/payment_intents"
 
 
-async def lease(ledger: Ledger, count: int = 1, *, limit: float = LIMIT, endpoint: str = ENDPOINT) -> moves.Lease:
-    return await ledger.run(moves.lease_turns, endpoint=endpoint, count=count, limit=limit, now=time.time())
+async def lease(ledger: Ledger, count: int = 1, *, limit: float = LIMIT, endpoint: str = ENDPOINT) -> turns.Lease:
+    return await ledger.run(turns.lease_turns, endpoint=endpoint, count=count, limit=limit, now=time.time())
 
 
 async def slow_down(ledger: Ledger) -> float:
-    return await ledger.run(moves.slow_down, endpoint=ENDPOINT, limit=LIMIT, now=time.time())
+    return await ledger.run(turns.slow_down, endpoint=ENDPOINT, limit=LIMIT, now=time.time())
 
 
 async def let_pass(ledger: Ledger, seconds: float) -> None:
@@ -33,7 +35,7 @@ async def let_pass(ledger: Ledger, seconds: float) -> None:
 
 def leased_times(conn: sa.Connection, count: int) -> tuple[float, float]:
     """A lease as the times of its first turn and of the one after its last."""
-    taken = moves.lease_turns(conn, endpoint=ENDPOINT, count=count, limit=LIMIT, now=time.time())
+    taken = turns.lease_turns(conn, endpoint=ENDPOINT, count=count, limit=LIMIT, now=time.time())
     end = conn.execute(sa.select(PACE.c.next_at)).scalar_one()
     return end - count * taken.gap_s, end
 
@@ -90,3 +92,19 @@ async def test_without_more_refusals_the_rate_comes_back_to_the_limit(ledger: Le
     await slow_down(ledger)
     await let_pass(ledger, 3600)
     assert (await lease(ledger)).gap_s == pytest.approx(1 / LIMIT)
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_worker_frozen_in_the_middle_of_a_lease_stops_the_others_only_for_seconds(ledger: Ledger) -> None:
+    """It holds the row of all. SQLite cannot end it: there a frozen worker holds the whole file."""
+    await lease(ledger)
+    with ledger.engine.connect() as frozen:
+        turns.lease_turns(frozen, endpoint=ENDPOINT, count=1, limit=LIMIT, now=time.time())
+
+        with suppress(LedgerUnavailable):  # its patience and the frozen one's time end together
+            await lease(ledger)
+        await lease(ledger)
+
+        with pytest.raises(sa.exc.DBAPIError):
+            frozen.execute(sa.select(PACE))
+        frozen.invalidate()

@@ -89,11 +89,11 @@ async def test_one_order_that_stripe_never_answers_keeps_no_other_waiting(
 ) -> None:
     """It looks like an outage while it is the only one; asking whether Stripe is there says yes."""
     await shop.subscribe()
-    await make_worker(PREFETCH="4").until_subscribed()
+    worker = await make_worker(PREFETCH="4").until_subscribed()
     await stripe.add_fault("503", method="POST", order_id="order-poison", times=1_000_000)
 
     await shop.send({"order_id": "order-poison", "amount": "1.00"})
-    await asyncio.sleep(3)
+    await until(lambda: worker.said("stripe.away"), what="it to be taken for an outage")
     await shop.send_all(orders(20))
     await shop.until_events(20)
 
@@ -242,6 +242,10 @@ async def _is_faulty(worker: WorkerProcess, part: str) -> bool:
     return part in await not_ready(worker)
 
 
+async def _is_taken(shop: Shop) -> bool:
+    return await shop.ready_count(shop.names["ORDERS_QUEUE"]) == 0
+
+
 async def _is_ready(worker: WorkerProcess) -> bool:
     return not await not_ready(worker)
 
@@ -259,8 +263,8 @@ async def test_a_frozen_database_holds_up_no_stop(
     for pid in everyone:
         os.kill(pid, signal.SIGSTOP)
     try:
-        await shop.send_all(orders(5))
-        await asyncio.sleep(1)
+        await shop.send_all([{"order_id": f"order-late-{number}", "amount": "1.00"} for number in range(5)])
+        await until(lambda: _is_taken(shop), what="the worker to have them in work")
         started = time.monotonic()
         assert await worker.stop() == 0
         assert time.monotonic() - started < 10

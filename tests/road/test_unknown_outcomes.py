@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import sqlalchemy as sa
 
 from tests.harness import Shop, WorkerProcess, dead_letters, until
@@ -113,6 +114,25 @@ async def test_a_key_past_its_horizon_is_never_used_again(
     assert event["data"]["payment_id"] == intent["id"]
     assert json.loads(operations(ledger_url)[0]["evidence"])["because"] == "key_expired"
     assert await dead_letters(environment) == []
+
+
+async def test_a_key_that_somebody_used_otherwise_proves_nothing_absent(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str], sqlite_url: str
+) -> None:
+    """A ledger that was put back to an older state has forgotten a call, and when it was made."""
+    await shop.subscribe()
+    async with aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {environment['STRIPE_API_KEY']}", "Idempotency-Key": FIRST_KEY}
+        used = {"amount": "1250", "currency": "usd"}
+        await session.post(f"{environment['STRIPE_API_BASE']}/v1/payment_intents", headers=headers, data=used)
+    worker = await make_worker().until_subscribed()
+
+    await shop.send(ORDER)
+    await until(lambda: len(worker.said("order.retried")) == 2, what="the order to wait twice")
+
+    assert {line["reason"] for line in worker.said("order.retried")} == {"key_mismatch"}
+    assert [operation["state"] for operation in operations(sqlite_url)] == ["unknown"]
+    assert len(await stripe.intents()) == 1, "no other key was taken"
 
 
 async def test_a_decided_order_replayed_after_weeks_is_only_told_again(

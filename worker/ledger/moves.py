@@ -1,6 +1,6 @@
-"""Every read and write of the ledger, one function each: they run inside one transaction and never call out.
+"""Every read and write of payments, calls, events and workers, one function each; the pace has turns.py.
 
-All take the connection first. They raise nothing of their own but StaleMove.
+They run inside one transaction and never call out. All take the connection first, and raise nothing of their own but StaleMove.
 """
 
 import json
@@ -14,9 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from schemas import OrderCreatedData
-from worker import pace
 from worker.errors import StaleMove
-from worker.ledger.schema import EVENTS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
 from worker.payment import (
     Answer,
     Operation,
@@ -48,16 +47,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Somebody else has the answer already: read the payment again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Turns to call: the first one wait_s seconds from now (negative: some are due already), then gap_s apart."""
-
-    wait_s: float
-    gap_s: float
-    count: int
+    """There is nothing to ask: somebody else has the answer already, or no other attempt may follow."""
 
 
 def open_payment(
@@ -88,7 +78,7 @@ def open_payment(
         correlation_id=correlation_id,
         traceparent=traceparent,
     )
-    made = _insert_if_absent(
+    made = insert_if_absent(
         conn,
         PAYMENTS,
         {
@@ -149,9 +139,9 @@ def start_call(
         .limit(1)
     ).one()
     before = _operation(row)
-    if before.state is OperationState.ABSENT and not anew:
-        return Ended()
     if before.state is OperationState.ABSENT:
+        if not anew:
+            return Ended()
         after = _frozen(order_id, kind, before.attempt + 1, before.params, before.stripe_account, now=now)
         made = _insert_operation(conn, after, worker_id=worker_id, claim=claim)
         return Claimed(after) if made else Busy("another delivery")
@@ -187,6 +177,13 @@ def start_call(
         )
     )
     return Claimed(after) if taken.rowcount == 1 else Busy("another delivery")
+
+
+def note_asking(conn: Connection, operation: Operation, *, claim: str, now: datetime) -> Operation:
+    """The call is sent only now. Raises StaleMove where the claim is not ours any more."""
+    asks = (*operation.asks, now)
+    _change_open(conn, operation, claim=claim, values={"asks": _times_json(asks), "last_asked_at": now})
+    return replace(operation, asks=asks)
 
 
 def release_claim(
@@ -233,32 +230,6 @@ def idle_operations(conn: Connection, *, before: datetime, limit: int) -> Sequen
         .limit(limit)
     )
     return [_operation(row) for row in rows]
-
-
-def lease_turns(conn: Connection, *, endpoint: str, count: int, limit: float, now: float) -> Lease:
-    """Take the next `count` turns of an endpoint, for all workers together at most `limit` a second.
-
-    now: seconds since the epoch; PostgreSQL's own clock is taken instead where there is one, being the same for all.
-    """
-    row, now = _pace_row(conn, endpoint, now=now)
-    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
-    first_at, next_at = pace.take(row.next_at, count=count, per_second=per_second, now=now)
-    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(next_at=next_at))
-    return Lease(wait_s=first_at - now, gap_s=1 / per_second, count=count)
-
-
-def slow_down(conn: Connection, *, endpoint: str, limit: float, now: float) -> float:
-    """Stripe has refused a call for its rate; returns what all workers now keep to, in calls a second.
-
-    Refusals of the same moment count once.
-    """
-    row, now = _pace_row(conn, endpoint, now=now)
-    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
-    if row.slowed_at is not None and now - row.slowed_at < pace.SLOW_DOWN_EVERY_S:
-        return per_second
-    slower = pace.slowed(per_second, limit=limit)
-    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(slowed_to=slower, slowed_at=now))
-    return slower
 
 
 def record_answer(
@@ -387,7 +358,7 @@ def _insert(conn: Connection, table: sa.Table) -> Any:
     return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
 
 
-def _insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+def insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
     """Whether the row was not there, and is now.
 
     No index is named: told of one, PostgreSQL fails where another insert of the same instant is first seen in a
@@ -398,7 +369,7 @@ def _insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any])
 
 
 def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str, claim: str) -> bool:
-    return _insert_if_absent(
+    return insert_if_absent(
         conn,
         OPERATIONS,
         {
@@ -438,19 +409,6 @@ def _change_open(conn: Connection, operation: Operation, *, claim: str, values: 
     )
     if changed.rowcount != 1:
         raise StaleMove(f"{operation.order_id}: another delivery has the call")
-
-
-def _pace_row(conn: Connection, endpoint: str, *, now: float) -> tuple[Row[Any], float]:
-    """An endpoint's row, locked, and the time that all workers share."""
-    clock: Any = sa.literal(now)
-    if conn.dialect.name == "postgresql":
-        clock = sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
-    asked = sa.select(PACE, clock.label("now")).where(PACE.c.endpoint == endpoint).with_for_update()
-    row = conn.execute(asked).first()
-    if row is None:
-        _insert_if_absent(conn, PACE, {"endpoint": endpoint, "next_at": 0.0})
-        row = conn.execute(asked).one()
-    return row, row.now
 
 
 def _operation_is(operation: Operation) -> sa.ColumnElement[bool]:
