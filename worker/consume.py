@@ -41,7 +41,7 @@ CEILING_WAIT_S: Final = 60
 
 # A subscription that held this long was well: the next trouble is met quickly again.
 HELD_S: Final = 10
-# For what is cut to give its delivery back.
+# For what is cut, or had to end with its subscription, to settle its delivery.
 CUT_TIMEOUT_S: Final = 1
 
 
@@ -188,6 +188,9 @@ class Consumer:
         try:
             await asyncio.wait([lost, stopping, fault], return_when=asyncio.FIRST_COMPLETED)
             if fault.done():
+                # Who can still settle does: above all the order that tried Stripe first, or it would be first again.
+                if self.state.in_work:
+                    await asyncio.wait(self.state.in_work, timeout=CUT_TIMEOUT_S)
                 return life.why
             if lost.done():
                 lost.result()

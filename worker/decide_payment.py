@@ -198,7 +198,7 @@ class PaymentDecider:
         tries = AsyncRetrying(
             stop=stop_after_attempt(QUICK_TRIES),
             wait=wait_random_exponential(multiplier=QUICK_WAIT_S, max=QUICK_WAIT_S * 4),
-            retry=retry_if_exception(_is_worth_a_quick_try),
+            retry=retry_if_exception(lambda error: _is_worth_a_quick_try(error) and not self._admission.is_away),
             reraise=True,
         )
         before: WorkerError | None = None

@@ -1,6 +1,7 @@
 """Every read and write of payments, calls, events and workers, one function each; the pace has turns.py.
 
-They run inside one transaction and never call out. All take the connection first, and raise nothing of their own but StaleMove.
+They run inside one transaction and never call out. All take the connection first, and raise nothing of their own but
+StaleMove.
 """
 
 import json
