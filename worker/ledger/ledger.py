@@ -28,6 +28,8 @@ SQLITE_BATCH: Final = 128
 POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
 LOCK_TIMEOUT_S: Final = 5
+# A worker frozen in a transaction holds its rows no longer: above the patience of those who wait for one.
+FROZEN_TIMEOUT_S: Final = 8
 STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
 CLOSE_TIMEOUT_S: Final = 1
@@ -167,9 +169,8 @@ def open_engine(url: str) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 2,
             "application_name": "payment-worker",
-            # the last: a worker that is frozen in a transaction must not stop all the others
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}"
-            f" -c idle_in_transaction_session_timeout={LOCK_TIMEOUT_S * 1000}",
+            f" -c idle_in_transaction_session_timeout={FROZEN_TIMEOUT_S * 1000}",
         },
     )
 
