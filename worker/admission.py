@@ -123,8 +123,8 @@ class Admission:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with Stripe, if anything."""
-        return None if self._belief is Belief.WELL else self._why
+        """Why Stripe is not asked, if it is not."""
+        return self._why if self.is_away else None
 
     @property
     def is_away(self) -> bool:
@@ -283,10 +283,10 @@ class Admission:
                     turns.lease_turns, endpoint=CREATE, count=count, limit=self._limit, now=self._clock()
                 )
                 await self._hand_out(lease)
-        except Exception as error:  # noqa: BLE001 - it goes to all that wait
+        except Exception as error:  # noqa: BLE001 - it goes to all that wait, to each its own
             for place in (*self._live, *self._retries):
                 if not place.done():
-                    place.set_exception(error if isinstance(error, WorkerError) else LedgerUnavailable(str(error)))
+                    place.set_exception(LedgerUnavailable(f"no turns: {error}"))
             self._live.clear()
             self._retries.clear()
         finally:

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -37,6 +40,9 @@ from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 
+# Beyond DRAIN_TIMEOUT: enough to close what answers. What does not is left, as by a SIGKILL, which loses nothing.
+STOP_MARGIN_S: Final = 3.5
+CUT_OFF_EXIT: Final = 1
 # Not told of our end, the others see it by CLAIM_TTL.
 SIGN_OFF_TIMEOUT_S: Final = 1
 
@@ -80,7 +86,7 @@ async def run_worker(settings: Settings) -> None:
     structlog.contextvars.bind_contextvars(worker=worker_id)
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_stop_on_signals(stop))
+        stack.enter_context(_stop_on_signals(stop, within_s=settings.drain_timeout + STOP_MARGIN_S))
         ledger = await stack.enter_async_context(Ledger(settings.database_url.get_secret_value()))
         await asyncio.to_thread(migrate if settings.migrates_at_start else require_head, ledger.engine)
         await ledger.run(moves.sign_of_life, worker_id, now=now_utc())
@@ -174,14 +180,20 @@ async def _why_not_ready(consumer: Consumer, surroundings: Surroundings, admissi
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT ask for a clean stop; the next one gets the system's own treatment and ends us at once."""
+def _stop_on_signals(stop: asyncio.Event, *, within_s: float) -> Iterator[None]:
+    """SIGTERM and SIGINT ask for a clean stop; the next one gets the system's own treatment and ends us at once.
+
+    A clean stop that takes longer than within_s is ended too: a thread may wait for a server that is frozen.
+    """
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def ask_to_stop(number: signal.Signals) -> None:
         log.info("worker.stopping", signal=number.name)
         stop.set()
+        deadline = threading.Timer(within_s, _end_now)
+        deadline.daemon = True
+        deadline.start()
         for each in signals:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
@@ -193,6 +205,12 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for each in signals:
             loop.remove_signal_handler(each)
+
+
+def _end_now() -> None:
+    log.error("worker.cut_off", why="something around us does not answer, and a clean stop took too long")
+    sys.stderr.flush()
+    os._exit(CUT_OFF_EXIT)
 
 
 async def _run_beside(main: Coroutine[None, None, None], *loops: Coroutine[None, None, None]) -> None:

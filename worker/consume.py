@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -164,8 +164,8 @@ class Consumer:
                     why = await self._until_over(subscription, life, stop)
                     if stop.is_set():
                         self._begin_nothing()
-                        await subscription.stop_taking()
-                        await self._drain()
+                        # Side by side: a broker that does not answer must not eat the time for what was begun.
+                        await asyncio.gather(self._stop_taking(subscription), self._drain())
                         return
             except BusUnavailable as error:
                 why = str(error)
@@ -230,6 +230,10 @@ class Consumer:
             life.end(self._ceiling.why, is_ours=False)
         self._metrics.orders.labels(name, reason).inc()
         self._metrics.order_seconds.observe(asyncio.get_running_loop().time() - started)
+
+    async def _stop_taking(self, subscription: Subscription) -> None:
+        with suppress(BusUnavailable):  # then it sends nothing either
+            await subscription.stop_taking()
 
     async def _drain(self) -> None:
         """Let the begun work end; what is not done in time is cut, and gives its delivery back."""

@@ -23,7 +23,16 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from worker.admission import Admission
 from worker.client_secret import ClientSecret
-from worker.errors import CallRefused, CallTransient, CallUnknown, LedgerUnavailable, StaleMove, StripeAway, WorkerError
+from worker.errors import (
+    CallRefused,
+    CallTransient,
+    CallUnknown,
+    LedgerUnavailable,
+    SeveralIntents,
+    StaleMove,
+    StripeAway,
+    WorkerError,
+)
 from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
@@ -57,6 +66,14 @@ class Decided:
     payment: Payment
     event: PaymentEvent
     secret: ClientSecret | None = None
+
+
+@dataclass(slots=True)
+class Hold:
+    """What one delivery holds while it works on a call: its claim, and its turn, which may be the one that tries."""
+
+    claim: str
+    turn: int
 
 
 class PaymentDecider:
@@ -97,17 +114,18 @@ class PaymentDecider:
         CallSystemic, StripeAway, LedgerUnavailable and others of errors.py.
         """
         turn = await self._admission.turn(live=live)
-        try:
-            with self._new_claim() as claim:
+        with self._new_claim() as claim:
+            hold = Hold(claim, turn)
+            try:
                 while True:
-                    operation = await self._claim_call(payment, params, claim, anew=anew)
+                    operation = await self._claim_call(payment, params, hold, anew=anew)
                     if operation is None:
                         return await self.look_up(payment.order_id)
-                    decided = await self._under_claim(payment, operation, claim)
+                    decided = await self._under_claim(payment, operation, hold)
                     if decided is not None:
                         return decided
-        finally:
-            self._admission.give_up_trial(turn)
+            finally:
+                self._admission.give_up_trial(hold.turn)
 
     async def look_up(self, order_id: str) -> Decided:
         """The outcome as the ledger has it, with the event that told it first. Raises CallTransient for none."""
@@ -118,7 +136,7 @@ class PaymentDecider:
         return Decided(payment, events[-1])
 
     async def _claim_call(
-        self, payment: Payment, params: Mapping[str, Any], claim: str, *, anew: bool
+        self, payment: Payment, params: Mapping[str, Any], hold: Hold, *, anew: bool
     ) -> Operation | None:
         """Freeze the call and claim it, waiting our turn. None where another one has had the answer."""
         for _ in range(int(BUSY_PATIENCE_S / BUSY_LOOK_S)):
@@ -129,7 +147,7 @@ class PaymentDecider:
                 params=params,
                 stripe_account=payment.stripe_account,
                 worker_id=self._worker_id,
-                claim=claim,
+                claim=hold.claim,
                 live_claims=self._live_claims,
                 now=self._clock(),
                 claim_ttl_s=self._claim_ttl_s,
@@ -142,34 +160,36 @@ class PaymentDecider:
                 case moves.Ended():
                     return None
                 case moves.Busy():
+                    self._admission.give_up_trial(hold.turn)
                     await asyncio.sleep(BUSY_LOOK_S)
                 case _:
                     assert_never(started)
         raise CallTransient("another delivery of this order has been asking for long", reason="busy")
 
-    async def _under_claim(self, payment: Payment, operation: Operation, claim: str) -> Decided | None:
+    async def _under_claim(self, payment: Payment, operation: Operation, hold: Hold) -> Decided | None:
         """The outcome; None where this attempt is proven to have come to nothing, and the next may start."""
         try:
             if operation.state is OperationState.STARTED:
                 try:
-                    answer, secret = await self._ask(payment, operation, claim)
+                    answer, secret = await self._ask(payment, operation, hold)
                     # A crash here leaves the call started; its key brings the same answer again.
                     return await self._record(payment, operation, answer, secret)
                 except CallUnknown as unknown:
                     if unknown.may_ask_again:
                         raise
                     operation = await self._ledger.run(
-                        moves.mark_unknown, operation, claim=claim, because=unknown.reason
+                        moves.mark_unknown, operation, claim=hold.claim, because=unknown.reason, now=self._clock()
                     )
-            return await self._settle_unknown(payment, operation, claim)
+            return await self._settle_unknown(payment, operation, hold)
         except StaleMove:
             return await self.look_up(payment.order_id)
         except BaseException as error:
             # Nothing is recorded: whoever comes next need not wait for this claim to grow old.
-            await asyncio.shield(self._release(operation, claim, error))
+            await asyncio.shield(self._release(operation, hold.claim, error))
             raise
 
-    async def _settle_unknown(self, payment: Payment, operation: Operation, claim: str) -> Decided | None:
+    async def _settle_unknown(self, payment: Payment, operation: Operation, hold: Hold) -> Decided | None:
+        self._admission.give_up_trial(hold.turn)  # looking takes long, and tells little of whether Stripe creates
         match await self._evidence.look_for(operation):
             case Found(intent, evidence):
                 log.warning("payment.adopted", payment_id=intent.payment_id, **evidence)
@@ -182,18 +202,20 @@ class PaymentDecider:
                 return await self._record(payment, operation, answer, None)
             case Absent(evidence):
                 log.warning("payment.absent", attempt=operation.attempt, **evidence)
-                await self._ledger.run(moves.end_absent, operation, claim=claim, evidence=evidence, now=self._clock())
+                await self._ledger.run(
+                    moves.end_absent, operation, claim=hold.claim, evidence=evidence, now=self._clock()
+                )
                 return None
 
-    async def _ask(self, payment: Payment, operation: Operation, claim: str) -> tuple[Answer, ClientSecret | None]:
+    async def _ask(self, payment: Payment, operation: Operation, hold: Hold) -> tuple[Answer, ClientSecret | None]:
         """What Stripe says makes of the payment. Raises what leaves it undecided."""
         try:
-            intent, secret = await self._create_intent(operation, claim)
+            intent, secret = await self._create_intent(operation, hold)
         except CallRefused as refused:
             return answer_of_refusal(payment, refused.refusal), None
         return answer_of_intent(payment, intent), secret
 
-    async def _create_intent(self, operation: Operation, claim: str) -> tuple[Intent, ClientSecret | None]:
+    async def _create_intent(self, operation: Operation, hold: Hold) -> tuple[Intent, ClientSecret | None]:
         """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(QUICK_TRIES),
@@ -206,19 +228,19 @@ class PaymentDecider:
             with attempt:
                 if before:
                     try:
-                        await self._admission.turn(live=False)
+                        hold.turn = await self._admission.turn(live=False)
                     except StripeAway:
                         raise before from None  # what this order was told itself
                 try:
                     async with self._admission.call():
-                        operation = await self._still_ours_to_send(operation, claim)
+                        operation = await self._still_ours_to_send(operation, hold)
                         return await self._gateway.create_intent(operation)
                 except (CallTransient, CallUnknown) as error:
                     before = error
                     raise
         raise AssertionError("tenacity ended without an answer or an error")
 
-    async def _still_ours_to_send(self, operation: Operation, claim: str) -> Operation:
+    async def _still_ours_to_send(self, operation: Operation, hold: Hold) -> Operation:
         """Right before sending: the key must still be good, and the ledger must have the time of this asking.
 
         Evidence is looked for around those times; a process may have been frozen, or have waited long for its turn.
@@ -228,7 +250,7 @@ class PaymentDecider:
         if (now - operation.first_asked_at).total_seconds() > self._key_horizon_s:
             raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
         if (now - operation.asks[-1]).total_seconds() > SENT_WITHIN_S:
-            return await self._ledger.run(moves.note_asking, operation, claim=claim, now=now)
+            return await self._ledger.run(moves.note_asking, operation, claim=hold.claim, now=now)
         return operation
 
     async def _record(
@@ -236,9 +258,14 @@ class PaymentDecider:
     ) -> Decided:
         now = self._clock()
         event = event_of(answer, source=self._event_source, now=now)
-        await self._ledger.run(
-            moves.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now
-        )
+        try:
+            await self._ledger.run(
+                moves.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now
+            )
+        except StaleMove:
+            decided = await self.look_up(payment.order_id)
+            _hold_against(decided.payment, answer.payment)
+            return decided
         self._metrics.payments.labels(answer.payment.state, payment.currency).inc()
         log.info(
             event.type,
@@ -270,6 +297,12 @@ class PaymentDecider:
             yield claim
         finally:
             self._live_claims.discard(claim)
+
+
+def _hold_against(decided: Payment, late: Payment) -> None:
+    """An answer that came after another one was recorded tells of the same intent. Raises SeveralIntents."""
+    if late.payment_id and late.payment_id != decided.payment_id:
+        raise SeveralIntents(f"{late.order_id}: {late.payment_id} beside {decided.payment_id or decided.state}")
 
 
 def _is_worth_a_quick_try(error: BaseException) -> bool:

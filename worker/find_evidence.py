@@ -21,8 +21,8 @@ log: Final = structlog.get_logger()
 
 # Between our clock and Stripe's, which stamps what it creates.
 CLOCK_SKEW: Final = timedelta(seconds=60)
-# After an answer that is stored the work has ended; Stripe's own repairs follow within moments, if at all.
-STORED_SETTLES_S: Final = 5
+# Between the clocks of two workers, and for what Stripe repairs by itself moments after an answer, if at all.
+SETTLES_S: Final = 5
 # A call is sent within this of a time of asking that is written down: see decide_payment.
 SENT_WITHIN_S: Final = 10
 # 20,000 intents; more in a few minutes is no shop's traffic, and reading is rationed too.
@@ -65,7 +65,7 @@ class EvidenceFinder:
         if isinstance(found, Found):
             self._gateway.check_intent(operation, found.intent)
             return Found(found.intent, {**found.evidence, **because})
-        settled_at = operation.asks[-1] + timedelta(seconds=self._settles_s(operation))
+        settled_at = max(operation.asks) + timedelta(seconds=self._settles_s(operation))
         if operation.unknown_because == "key_mismatch":  # somebody used the key at a time that we do not know
             raise CallTransient("the key was used with other parameters, and no intent is found", reason="key_mismatch")
         if began < settled_at:
@@ -127,9 +127,10 @@ class EvidenceFinder:
         return Found(chosen[0], {**how, "payment_ids": sorted(i.payment_id for i in intents)}) if chosen else None
 
     def _settles_s(self, operation: Operation) -> float:
+        """Since the last time that is written down, which for a stored answer is the time of that answer."""
         if operation.unknown_because == "stored_error":
-            return STORED_SETTLES_S
-        return SENT_WITHIN_S + self._call_timeout_s
+            return SETTLES_S
+        return SENT_WITHIN_S + self._call_timeout_s + SETTLES_S
 
 
 def _windows(asks: Sequence[datetime], *, span_s: float) -> Iterator[tuple[datetime, datetime]]:

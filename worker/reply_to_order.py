@@ -7,7 +7,7 @@ import structlog
 from worker.bus.delivery import Delivery
 from worker.bus.outgoing import Outgoing
 from worker.client_secret import ClientSecret
-from worker.errors import CallRefused, Unroutable
+from worker.errors import AccountRefused, CallRefused, Unroutable
 from worker.payment import Payment, PaymentState
 from worker.stripe_gateway import StripeGateway
 
@@ -31,7 +31,10 @@ class Replies:
         if payment.payment_id and secret is None:
             try:
                 _, secret = await self._gateway.fetch_intent(payment.payment_id, payment.stripe_account)
-            except CallRefused as refused:  # the order is decided and told; only the answer has to do without
+            except (
+                CallRefused,
+                AccountRefused,
+            ) as refused:  # the order is decided and told; only the answer has to do without
                 log.warning("reply.without_secret", error=str(refused))
         has_failed = payment.state is PaymentState.FAILED
         await self._send(

@@ -8,8 +8,10 @@ RUNGS_S: Final = (1, 5, 30, 120, 600)
 
 # 1 + 5 + 30 + 120 + 16 × 600 s are under three hours.
 MAX_DELIVERIES: Final = 20
-# By the clock, whatever the count says; both far inside the life of an idempotency key (24 h).
+# By the clock, for deliveries that take long themselves; both far inside the life of an idempotency key (24 h). An
+# outage stops the deliveries and not the clock: whoever has hardly been tried is not late.
 DEADLINE_S: Final = 6 * 3600
+TRIED_OFTEN: Final = 8
 
 # In place, before the delivery gives up its slot: a dropped connection or a short 409 is over by then.
 QUICK_TRIES: Final = 3
@@ -21,6 +23,7 @@ def rung_after(deliveries: int, *, age_s: float) -> int | None:
 
     age_s: since the first delivery that failed.
     """
-    if deliveries >= MAX_DELIVERIES or age_s >= DEADLINE_S:
+    is_late = age_s >= DEADLINE_S and deliveries >= TRIED_OFTEN
+    if deliveries >= MAX_DELIVERIES or is_late:
         return None
     return RUNGS_S[min(deliveries, len(RUNGS_S)) - 1]

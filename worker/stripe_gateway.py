@@ -90,18 +90,12 @@ class StripeGateway:
         CallSystemic (our key or account), AccountRefused (the order's), AnswerMismatch (made for something else than
         asked).
         """
-        options: Any = {"idempotency_key": operation.idempotency_key}
-        if operation.stripe_account:
-            options["stripe_account"] = operation.stripe_account
-        try:
-            answer = await self._ask(
-                "create_intent",
-                lambda: self._client.v1.payment_intents.create_async(dict(operation.params), options),  # type: ignore[arg-type]
-            )
-        except CallSystemic as error:
-            if operation.stripe_account and isinstance(error.__cause__, stripe.PermissionError):
-                raise AccountRefused(f"stripe_account {operation.stripe_account}: {error}") from error
-            raise
+        options: Any = {"idempotency_key": operation.idempotency_key, **_on(operation.stripe_account)}
+        answer = await self._ask(
+            "create_intent",
+            lambda: self._client.v1.payment_intents.create_async(dict(operation.params), options),  # type: ignore[arg-type]
+            stripe_account=operation.stripe_account,
+        )
         intent = _read_intent(answer)
         self.check_intent(operation, intent)
         return intent, _secret_of(answer)
@@ -111,6 +105,7 @@ class StripeGateway:
         answer = await self._ask(
             "fetch_intent",
             lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, _on(stripe_account)),
+            stripe_account=stripe_account,
         )
         return _read_intent(answer), _secret_of(answer)
 
@@ -125,6 +120,7 @@ class StripeGateway:
             lambda: self._client.v1.payment_intents.search_async(
                 {"query": f"metadata['order_id']:'{quoted}'", "limit": 10}, _on(stripe_account)
             ),
+            stripe_account=stripe_account,
         )
         return [str(found.id) for found in answer.data]
 
@@ -148,7 +144,9 @@ class StripeGateway:
         if after:
             asked["starting_after"] = after
         page = await self._ask(
-            "list_intents", lambda: self._client.v1.payment_intents.list_async(asked, _on(stripe_account))
+            "list_intents",
+            lambda: self._client.v1.payment_intents.list_async(asked, _on(stripe_account)),
+            stripe_account=stripe_account,
         )
         found = [_read_intent(each) for each in page.data]
         return found, found[-1].payment_id if found and page.has_more else None
@@ -157,13 +155,15 @@ class StripeGateway:
         """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
         await self._ask("probe", lambda: self._client.v1.payment_intents.list_async({"limit": 1}))
 
-    async def _ask(self, call: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+    async def _ask(self, call: str, ask: Callable[[], Awaitable[Any]], *, stripe_account: str | None = None) -> Any:
         clock = asyncio.get_running_loop().time
         started, result = clock(), "answered"
         try:
             return await ask()
         except stripe.StripeError as error:
             ours = translate(error)
+            if stripe_account and isinstance(error, stripe.PermissionError):
+                ours = AccountRefused(f"stripe_account {stripe_account}: {ours}")
             result = type(ours).__name__
             raise ours from error
         except (TimeoutError, aiohttp.ClientError) as error:

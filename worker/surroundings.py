@@ -53,6 +53,31 @@ class Surroundings:
         except BusUnavailable as error:
             self.faults["broker"] = f"it takes no messages: {error}"
             raise
+        await self._ask_stripe()
+
+    async def watch(self, *, every_s: float) -> None:
+        """For ever: give signs of life, so that our claims stay ours, and read the gauges.
+
+        Asks for a Stripe that is away, too: with no order to be given back, nobody else would.
+        """
+        ticks = 0
+        while True:
+            try:
+                await self._give_sign_of_life()
+                if ticks % GAUGES_EVERY == 0:
+                    await self._read_gauges()
+                    if self._admission.is_away or "stripe" in self.faults:
+                        await self._ask_stripe()
+            except LedgerUnavailable as error:
+                log.warning("ledger.away", error=str(error))
+            except WorkerError as error:
+                log.warning("stripe.still_away", error=str(error))
+            except Exception:  # a fault of ours: told, and the next round goes on
+                log.exception("watch.bug")
+            ticks += 1
+            await asyncio.sleep(every_s)
+
+    async def _ask_stripe(self) -> None:
         try:
             await self._gateway.probe()
             self.faults.pop("stripe", None)
@@ -63,21 +88,6 @@ class Surroundings:
                 raise
             # Not known to be an outage: orders meet the same trouble one by one, and tell.
             log.warning("stripe.troubled", error=str(error))
-
-    async def watch(self, *, every_s: float) -> None:
-        """For ever: give signs of life, so that our claims stay ours, and read the gauges."""
-        ticks = 0
-        while True:
-            try:
-                await self._give_sign_of_life()
-                if ticks % GAUGES_EVERY == 0:
-                    await self._read_gauges()
-            except LedgerUnavailable as error:
-                log.warning("ledger.away", error=str(error))
-            except Exception:  # a fault of ours: told, and the next round goes on
-                log.exception("watch.bug")
-            ticks += 1
-            await asyncio.sleep(every_s)
 
     async def _give_sign_of_life(self) -> None:
         try:

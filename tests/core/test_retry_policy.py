@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.retry_policy import DEADLINE_S, MAX_DELIVERIES, RUNGS_S, rung_after
+from worker.retry_policy import DEADLINE_S, MAX_DELIVERIES, RUNGS_S, TRIED_OFTEN, rung_after
 from worker.settings import Settings
 
 
@@ -25,9 +25,11 @@ def test_every_delivery_has_a_rung_or_is_the_last(deliveries: int) -> None:
     assert wait is None or wait in RUNGS_S
 
 
-def test_the_clock_ends_the_budget_too() -> None:
-    assert rung_after(1, age_s=DEADLINE_S - 1) == 1
-    assert rung_after(1, age_s=DEADLINE_S) is None
+def test_the_clock_ends_the_budget_too_but_not_for_who_hardly_had_a_try() -> None:
+    """An outage of a day stops the deliveries and not the clock."""
+    assert rung_after(TRIED_OFTEN, age_s=DEADLINE_S - 1) == 600
+    assert rung_after(TRIED_OFTEN, age_s=DEADLINE_S) is None
+    assert rung_after(TRIED_OFTEN - 1, age_s=4 * DEADLINE_S) == 600
     assert Settings.model_fields["stripe_key_horizon"].default > DEADLINE_S + RUNGS_S[-1]
 
 

@@ -257,7 +257,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(held=claims)
     def a_delivery_finds_that_asking_again_cannot_tell(self, held: Held) -> None:
-        if self.is_allowed(held, lambda conn: moves.mark_unknown(conn, held.operation, claim=held.claim, because="x")):
+        def mark(conn: Connection) -> None:
+            moves.mark_unknown(conn, held.operation, claim=held.claim, because="x", now=self.now)
+
+        if self.is_allowed(held, mark):
             self.calls[held.operation.order_id].state = "unknown"
 
     @rule(held=claims)

@@ -90,7 +90,7 @@ def live(request: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     configure_logging(level="info", as_json=True)
-    find_evidence.STORED_SETTLES_S = 0  # type: ignore[misc] - a life is short here, and no Stripe repairs anything
+    find_evidence.SETTLES_S = 0  # type: ignore[misc] - a life is short here, and no Stripe repairs anything
     tracer = Tracer(request.get("order_id", ""), request.get("die_at"))
     if request.get("order_id"):
         threading.settrace(tracer)

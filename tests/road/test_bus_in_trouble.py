@@ -1,8 +1,7 @@
-"""The broker is away, other than expected, or drops us: waited for, explained, come back from."""
+"""Queues and connections are other than expected, deleted, full, cut: explained, kept, come back from."""
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tests.harness import Shop, WorkerProcess, dead_letters, new_names, until
@@ -11,28 +10,6 @@ from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]
 ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
-
-
-async def test_a_broker_that_is_away_at_start_and_later_is_waited_for(
-    make_worker: MakeWorker, names: dict[str, str], tmp_path: Path
-) -> None:
-    with PrivateBroker() as broker:
-        worker = await make_worker(AMQP_URL=broker.amqp_url).until_subscribed()
-        await broker.stop()
-        await until(lambda: worker.said("consumer.waiting"), what="the line that says so")
-        second = make_worker(AMQP_URL=broker.amqp_url)
-        await until(lambda: second.said("consumer.waiting"), what="the second worker to wait from its start")
-        await broker.start()
-        await until(lambda: len(worker.said("consumer.subscribed")) == 2, what="the first to come back")
-        await second.until_subscribed()
-
-        shop = await Shop(broker.amqp_url, names).__aenter__()
-        await shop.subscribe()
-        await shop.send(ORDER)
-        await shop.until_events(1)
-        await shop.connection.close()
-        assert await worker.stop() == 0
-        assert await second.stop() == 0
 
 
 async def test_a_queue_with_other_arguments_is_explained_and_ends_the_start(
@@ -57,7 +34,7 @@ async def test_a_queue_deleted_under_the_consumer_is_declared_again_and_consumed
     worker = await make_worker().until_subscribed()
 
     await shop.channel.queue_delete(names["ORDERS_QUEUE"])
-    await until(lambda: len(worker.said("consumer.subscribed")) == 2, what="the worker to subscribe again")
+    await until(lambda: len(worker.said("consumer.subscribed")) == 2, what="a new subscription", deadline_s=5)
     await shop.send(ORDER)
     await shop.until_events(1)
 
@@ -70,7 +47,7 @@ async def test_an_event_that_no_queue_takes_is_kept_and_told_when_one_is_bound(
     await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(10)])
     await until(lambda: len(worker.said("event.unroutable")) >= 10, what="the lines that say so")
     await shop.subscribe()
-    await shop.until_events(10)
+    await shop.until_events(10, deadline_s=10)
 
     assert len(shop.events) == 10
 

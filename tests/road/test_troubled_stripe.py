@@ -102,6 +102,30 @@ async def test_a_connected_account_that_stripe_refuses_is_the_fault_of_its_order
     assert len(worker.said("consumer.subscribed")) == 1
 
 
+async def test_an_account_that_may_not_be_read_any_more_pauses_nobody(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    """It was disconnected after its order was decided: the reply does without the secret."""
+    error = {"error": {"type": "invalid_request_error", "code": "account_invalid", "message": "no such account"}}
+    order = ORDER | {"stripe_account": "acct_1"}
+    await shop.subscribe()
+    first = await make_worker().until_subscribed()
+    await shop.send(order)
+    await shop.until_events(1)
+    assert await first.stop() == 0
+
+    async with altering_proxy(environment["STRIPE_API_BASE"], {}, refused_account=error) as address:
+        worker = await make_worker(STRIPE_API_BASE=address).until_subscribed()
+        await shop.send(order, reply_to=await shop.await_replies())
+        await until(lambda: shop.replies, what="the reply")
+        await shop.send(ORDER | {"order_id": "order-2"})
+        await shop.until_events(2)
+
+    assert shop.replies[0][1]["payment_id"] is not None
+    assert shop.replies[0][1]["client_secret"] is None
+    assert len(worker.said("consumer.subscribed")) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -150,7 +174,7 @@ async def altering_proxy(
             return web.json_response(await answer.json() | change, headers={"Request-Id": "req_1"})
 
     app = web.Application()
-    app.router.add_post("/{path:.*}", hand_on)
+    app.router.add_route("*", "/{path:.*}", hand_on)
     async with TestServer(app) as server:
         yield str(server.make_url("")).rstrip("/")
 

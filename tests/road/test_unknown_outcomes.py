@@ -185,6 +185,23 @@ async def test_what_nobody_comes_back_for_is_settled_in_the_background(
     assert [row["replayed"] for row in rows] == [False, True], "asked again under the same key"
 
 
+async def test_a_stripe_that_only_the_background_meets_is_asked_for_until_it_is_back(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl
+) -> None:
+    """With no order to be given back, no consumer looks for the recovery."""
+    await shop.subscribe()
+    for number in range(2):  # three quick tries each are enough to hold Stripe for away
+        await leave_a_call_behind(make_worker(), shop, stripe, order_id=f"order-{number}")
+    await stripe.add_fault("503", times=1_000_000)
+
+    worker = await make_worker(RESOLVE_AFTER="1").until_subscribed()
+    await until(lambda: worker.said("stripe.still_away"), what="a probe")
+    await stripe.clear_faults()
+    await shop.until_events(2)
+
+    assert len(worker.said("consumer.subscribed")) == 1
+
+
 async def test_the_background_charges_nobody_anew_once_the_key_is_past_its_horizon(
     make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, sqlite_url: str
 ) -> None:
@@ -227,12 +244,14 @@ async def test_a_dead_letter_tells_each_failure_that_led_to_it(
     assert "lock_timeout" in failure
 
 
-async def leave_a_call_behind(worker: WorkerProcess, shop: Shop, stripe: SandboxControl) -> None:
+async def leave_a_call_behind(
+    worker: WorkerProcess, shop: Shop, stripe: SandboxControl, *, order_id: str = "order-1"
+) -> None:
     """A call that Stripe has carried out, of which only the ledger knows that it was begun."""
     await worker.until_subscribed()
     await stripe.add_fault("hang_after_work", method="POST", times=1)
-    await shop.send(ORDER, message_id="message-1")
-    await until(stripe.intents, what="the intent")
+    await shop.send(ORDER | {"order_id": order_id}, message_id="message-1")
+    await until(lambda: stripe.intents(order_id=order_id), what="the intent")
     worker.kill()
     await shop.lose_the_order()
 

@@ -21,7 +21,7 @@ from worker.errors import BusUnavailable
 CONNECT_TIMEOUT_S: Final = 5
 # A frozen broker is noticed after two missed beats; the server's own default of 60 s would be two minutes.
 HEARTBEAT_S: Final = 10
-CLOSE_TIMEOUT_S: Final = 2
+CLOSE_TIMEOUT_S: Final = 1
 
 
 async def connect(url: str, *, role: str) -> AbstractConnection:

@@ -199,10 +199,15 @@ def release_claim(
     conn.execute(sa.update(OPERATIONS).where(is_ours).values(values))
 
 
-def mark_unknown(conn: Connection, operation: Operation, *, claim: str, because: str) -> Operation:
-    """Asking again under this key cannot tell any more. Raises StaleMove where the claim is not ours."""
-    _change_open(conn, operation, claim=claim, values={"state": OperationState.UNKNOWN, "unknown_because": because})
-    return replace(operation, state=OperationState.UNKNOWN, unknown_because=because)
+def mark_unknown(conn: Connection, operation: Operation, *, claim: str, because: str, now: datetime) -> Operation:
+    """Asking again under this key cannot tell any more: that is known from `now` on, and was not before.
+
+    Raises StaleMove where the claim is not ours.
+    """
+    after = replace(operation, state=OperationState.UNKNOWN, unknown_because=because, asks=(*operation.asks, now))
+    values = {"state": after.state, "unknown_because": because, "asks": _times_json(after.asks), "last_asked_at": now}
+    _change_open(conn, operation, claim=claim, values=values)
+    return after
 
 
 def end_absent(
