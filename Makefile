@@ -8,7 +8,7 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
-KILLS := tests/road/test_killed_at_every_line.py
+KILLS := tests/crash
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 

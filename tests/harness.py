@@ -17,6 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from worker.bus.topology import BusNames, declare_topology
+from worker.retry_policy import RUNGS_S
 from worker.settings import SETTING_NAMES
 
 DEADLINE_S = 30
@@ -124,11 +125,8 @@ class Shop:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with_queues = [value for key, value in self.names.items() if key.endswith("_QUEUE")]
-        with_queues += [f"{self.names['RETRY_QUEUE_PREFIX']}.{delay}s" for delay in (1, 5, 30, 120, 600)]
+        await self.delete_worker_queues()
         channel = await self.connection.channel()
-        for queue in with_queues:
-            await channel.queue_delete(queue)
         for exchange in (self.names["ORDERS_EXCHANGE"], self.names["PAYMENTS_EXCHANGE"]):
             await channel.exchange_delete(exchange)
         await self.connection.close()
@@ -156,19 +154,30 @@ class Shop:
 
     async def send(self, body: bytes | dict[str, Any], **properties: Any) -> None:
         """Publish to the orders exchange, confirmed. A dict is sent as plain JSON."""
-        properties.setdefault("message_id", uuid4().hex)
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        message = aio_pika.Message(data, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **properties)
-        await self.orders.publish(message, "order.created", mandatory=False)
+        await self.orders.publish(_message(body, properties), "order.created", mandatory=False)
+
+    async def send_to(self, queue: str, body: dict[str, Any], **properties: Any) -> None:
+        """Past the exchange, into one queue alone."""
+        await self.channel.default_exchange.publish(_message(body, properties), queue)
 
     async def send_all(self, orders: Sequence[dict[str, Any]]) -> None:
         await asyncio.gather(*(self.send(order) for order in orders))
 
-    async def declare_worker_queue(self) -> None:
+    async def declare_worker_queue(self, *, routing_key: str = "order.created", **names: str) -> None:
         """So that orders sent before the worker's first start are kept: the worker finds it as it wants it."""
-        fields = {key.lower(): value for key, value in self.names.items()}
-        names = BusNames(orders_routing_key="order.created", retry_delays_s=(1, 5, 30, 120, 600), **fields)
-        await declare_topology(self.channel, names)
+        fields = {key.lower(): value for key, value in (self.names | names).items()}
+        bus = BusNames(orders_routing_key=routing_key, retry_delays_s=RUNGS_S, **fields)
+        await declare_topology(self.channel, bus)
+
+    async def delete_worker_queues(self, **names: str) -> None:
+        """With what they hold; names: another worker's, which shares the dead letters with us."""
+        own = names or self.names
+        queues = [value for key, value in own.items() if key.endswith("_QUEUE")]
+        queues += [f"{own['RETRY_QUEUE_PREFIX']}.{delay}s" for delay in RUNGS_S]
+        channel = await self.connection.channel()
+        for queue in queues:
+            await channel.queue_delete(queue)
+        await channel.close()
 
     async def take(self, queue: str) -> AbstractIncomingMessage | None:
         """The first message of a queue, taken away."""
@@ -181,6 +190,22 @@ class Shop:
     async def lose_the_order(self) -> None:
         """The one order that a killed worker gives back is purged from the queue."""
         await until(lambda: self.take(self.names["ORDERS_QUEUE"]), what="the order to come back")
+
+    async def purge_orders(self) -> None:
+        """What a killed worker gives back is lost, once the broker has noticed its end."""
+        await until(lambda: self.has_consumers(0), what="the broker to notice the death")
+        channel = await self.connection.channel()
+        await (await channel.get_queue(self.names["ORDERS_QUEUE"])).purge()
+        await channel.close()
+
+    async def has_consumers(self, count: int) -> bool:
+        """Whether that many workers are subscribed."""
+        channel = await self.connection.channel()
+        try:
+            declared = await channel.declare_queue(self.names["ORDERS_QUEUE"], passive=True)
+            return declared.declaration_result.consumer_count == count
+        finally:
+            await channel.close()
 
     async def ready_count(self, queue: str) -> int:
         """Messages that lie ready in a queue."""
@@ -203,6 +228,12 @@ class Shop:
     def events_per_order(self) -> Counter[str]:
         """Different event ids for each order."""
         return Counter(order for order, _ in {(event["subject"], event["id"]) for event in self.events})
+
+
+def _message(body: bytes | dict[str, Any], properties: dict[str, Any]) -> aio_pika.Message:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kept = {"delivery_mode": aio_pika.DeliveryMode.PERSISTENT, "message_id": uuid4().hex}
+    return aio_pika.Message(data, **(kept | properties))
 
 
 def run_cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,9 @@
 """A worker that dies by SIGKILL at a line of its own code, on request. Run as a program; see `Mortals`.
 
 It is a fork server: the imports are paid once, and each request {"die_at": "file.py:12", "order_id": "…"} forks a real
-worker, traced, that kills itself the first time that line is about to run for that order. Without "die_at" it lives;
-with "record" it writes the lines that ran, in their order, when it stops.
+worker, traced, that kills itself the first time that line is about to run for that order. "freeze_at" has it stop by
+SIGSTOP instead, once. Without either it lives; with "record" it writes the lines that ran, in their order, when it
+stops. "settings" are its own; "constants" replace those of its modules: {"publish_events.RELAY_EVERY_S": 0.1}.
 """
 
 import ast
@@ -14,12 +15,13 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from worker import find_evidence
 from worker.app import run_worker
 from worker.settings import read_settings
 from worker.telemetry import configure_logging
@@ -29,6 +31,7 @@ TRACED = (
     "process_order.py",
     "decide_payment.py",
     "find_evidence.py",
+    "resolve_unknown.py",
     "read_order.py",
     "publish_events.py",
     "reply_to_order.py",
@@ -42,15 +45,22 @@ TRACED = (
 # Whichever order comes first opens the connection, so these lines belong to none.
 NOT_OF_AN_ORDER = ("_open_channel",)
 
+# A life is short here, and no Stripe repairs anything by itself.
+CONSTANTS = {"find_evidence.SETTLES_S": 0}
+# For what is in a ledger's thread to end: a transaction that is frozen holds up everybody else.
+QUIET_S = 0.05
+
 _body: contextvars.ContextVar[bytes] = contextvars.ContextVar("body", default=b"")
 
 
 class Tracer:
     """Knows which order a line runs for: by the delivery of its task, or by the values at hand (ledger threads)."""
 
-    def __init__(self, order_id: str, die_at: str | None) -> None:
+    def __init__(self, order_id: str, *, die_at: str | None, freeze_at: str | None) -> None:
         self._order_id = order_id
         self._die_at = die_at
+        self._freeze_at = freeze_at
+        self._records = die_at is None and freeze_at is None
         self.lines: dict[str, None] = {}
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
@@ -67,11 +77,15 @@ class Tracer:
         if event == "line":
             path = Path(frame.f_code.co_filename)
             line = f"{path.name}:{frame.f_lineno}"
-            if self._die_at is None:
-                if line not in self.lines and frame.f_lineno in statements(path) and self._is_of_order(frame):
-                    self.lines[line] = None
-            elif line == self._die_at and self._is_of_order(frame):
+            if line == self._die_at and self._is_of_order(frame):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if line == self._freeze_at and self._is_of_order(frame):
+                self._freeze_at = None
+                time.sleep(QUIET_S)
+                os.kill(os.getpid(), signal.SIGSTOP)
+            is_new = self._records and line not in self.lines and frame.f_lineno in statements(path)
+            if is_new and self._is_of_order(frame):
+                self.lines[line] = None
         return self._on_line
 
     def _is_of_order(self, frame: FrameType) -> bool:
@@ -90,8 +104,10 @@ def live(request: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     configure_logging(level="info", as_json=True)
-    find_evidence.SETTLES_S = 0  # type: ignore[misc] - a life is short here, and no Stripe repairs anything
-    tracer = Tracer(request.get("order_id", ""), request.get("die_at"))
+    for name, value in (CONSTANTS | request.get("constants", {})).items():
+        module, constant = name.split(".")
+        setattr(import_module(f"worker.{module}"), constant, value)
+    tracer = Tracer(request.get("order_id", ""), die_at=request.get("die_at"), freeze_at=request.get("freeze_at"))
     if request.get("order_id"):
         threading.settrace(tracer)
         sys.settrace(tracer)
@@ -113,7 +129,10 @@ def main() -> None:
                 os._exit(1)
             os._exit(0)
         print(json.dumps({"pid": pid}), flush=True)
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        while os.WIFSTOPPED(status):
+            print(json.dumps({"frozen": pid}), flush=True)
+            _, status = os.waitpid(pid, os.WUNTRACED)
         print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)
 
 

@@ -1,0 +1,191 @@
+"""Workers that die or freeze where they are told to, one life at a time, and the places where they can."""
+
+import ast
+import asyncio
+import functools
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import worker
+from tests.harness import Shop, dead_letters, until
+from worker.sandbox.stripe_control import SandboxControl
+
+Order = Callable[[str], dict[str, Any]]
+
+SCENARIOS: dict[str, Order] = {
+    "created": lambda order_id: {"order_id": order_id, "amount": "12.50"},
+    "declined": lambda order_id: {
+        "order_id": order_id,
+        "amount": "12.50",
+        "confirm": True,
+        "payment_method": "pm_card_chargeDeclined",
+    },
+    "adopted": lambda order_id: {"order_id": order_id, "amount": "12.50", "customer_id": "cus_1"},
+    "absent": lambda order_id: {"order_id": order_id, "amount": "12.50"},
+    "bad": lambda order_id: {"order_id": order_id, "amount": "12.505"},
+}
+# A death is waited for no longer.
+LIFE_S = 30
+# What is seen outside the process, or outlives it.
+EFFECTS = ("_ledger.run(", "_gateway.", "await ask()", "_outgoing.", "_publisher.", ".publish(", ".ack()")
+
+
+class Mortals:
+    """The fork server, one life at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self._pid = 0
+        self._request = ""
+
+    async def start(self, **request: Any) -> None:
+        """A life; see mortal_worker for what may be asked of it."""
+        assert self._process.stdin
+        self._request = json.dumps(request | {"log": str(self._log)})
+        self._process.stdin.write(self._request.encode() + b"\n")
+        self._pid = (await self._answer())["pid"]
+
+    async def death(self) -> int:
+        """The exit code of the life that was started last."""
+        return int((await self._answer())["exit"])
+
+    async def is_frozen(self) -> bool:
+        """Waits for its freeze; False where it ended instead."""
+        return "frozen" in await self._answer()
+
+    def wake(self) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+
+    async def stop(self) -> int:
+        os.kill(self._pid, signal.SIGTERM)
+        return await self.death()
+
+    async def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), LIFE_S)
+        except TimeoutError:
+            line = b""
+        assert line, f"nothing came of {self._request}\n{self._log.read_text()[-3000:]}"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@asynccontextmanager
+async def mortals(environment: dict[str, str], log: Path) -> AsyncIterator[Mortals]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.crash.mortal_worker",
+        env=environment | {"CLAIM_TTL": "0.5"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    server = Mortals(process, log)
+    yield server
+    assert process.stdin
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), 20)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def keep_errors(stripe: SandboxControl) -> None:
+    """The first call of some is answered with an error that Stripe keeps: with an intent behind it, and without."""
+    await stripe.add_fault("stored_500", method="POST", order_id="*adopted*", with_object=True, times=1_000_000)
+    await stripe.add_fault("stored_500", method="POST", order_id="*absent*", idempotency_key="*:1", times=1_000_000)
+
+
+async def lines_of_each_scenario(mortals: Mortals, shop: Shop, folder: Path, reply_to: str) -> dict[str, list[str]]:
+    """The lines that an order of each scenario passes through, in their order."""
+    found: dict[str, list[str]] = {}
+    for scenario, make in SCENARIOS.items():
+        order_id, record = f"first-{scenario}", folder / f"{scenario}.json"
+        await mortals.start(order_id=order_id, record=str(record))
+        await shop.send(make(order_id), reply_to=reply_to, message_id=order_id)
+        await until(lambda: order_id in _replied(shop), what="the reply")  # noqa: B023 - used at once
+        await until(lambda: is_empty(shop), what="the queue to be empty")
+        assert await mortals.stop() == 0
+        found[scenario] = json.loads(record.read_text())
+    return found
+
+
+def without_repetition(lines: dict[str, list[str]]) -> dict[str, list[str]]:
+    """A line of an earlier scenario is not named again."""
+    known: set[str] = set()
+    once: dict[str, list[str]] = {}
+    for scenario, of_it in lines.items():
+        once[scenario] = [line for line in of_it if line not in known]
+        known.update(of_it)
+    return once
+
+
+def round_effects(lines: Sequence[str]) -> list[str]:
+    """Of the lines of a life, those that are about to have an effect, and those that come next in the same file.
+
+    Inside a transaction there is none: it is one effect, whole or not at all.
+    """
+    outside = [line for line in lines if not line.startswith("moves.py")]
+    places = [(line, _next_in_file(outside, line)) for line in outside if any(map(_text(line).__contains__, EFFECTS))]
+    return list(dict.fromkeys(place for pair in places for place in pair if place))
+
+
+def line_after(lines: Sequence[str], text: str) -> str:
+    """Where the file of the statement that holds the text goes on after it."""
+    line = _next_in_file(lines, next(line for line in lines if text in _text(line)))
+    assert line
+    return line
+
+
+def _next_in_file(lines: Sequence[str], line: str) -> str | None:
+    name = line.partition(":")[0]
+    return next((after for after in lines[lines.index(line) + 1 :] if after.startswith(f"{name}:")), None)
+
+
+def _text(line: str) -> str:
+    name, number = line.split(":")
+    return _statements(name).get(int(number), "")
+
+
+@functools.cache
+def _statements(name: str) -> dict[int, str]:
+    """The statements of one of the worker's files that hold no others, by the line where they start."""
+    [path] = Path(worker.__file__).parent.rglob(name)
+    tree = ast.parse(path.read_text())
+    return {
+        node.lineno: ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and not any(isinstance(child, ast.stmt) for child in ast.iter_child_nodes(node))
+    }
+
+
+def _replied(shop: Shop) -> set[str]:
+    return {reply["order_id"] for _, reply in shop.replies}
+
+
+def paid(sent: dict[str, list[str]]) -> list[str]:
+    """The orders of which an event comes."""
+    return [order_id for scenario in SCENARIOS if scenario != "bad" for order_id in sent[scenario]]
+
+
+async def one_each(shop: Shop, stripe: SandboxControl, environment: dict[str, str], sent: dict[str, list[str]]) -> None:
+    """One intent and one event for each order, and a dead letter for each bad one."""
+    assert shop.events_per_order() == Counter(dict.fromkeys(paid(sent), 1))
+    intents = Counter(intent["metadata"]["order_id"] for intent in await stripe.intents(limit=10_000))
+    assert intents == Counter(dict.fromkeys(paid(sent), 1))
+    letters = [letter["order_id"] for letter in await dead_letters(environment)]
+    assert set(letters) == set(sent["bad"])
+
+
+async def is_empty(shop: Shop) -> bool:
+    return await shop.ready_count(shop.names["ORDERS_QUEUE"]) == 0

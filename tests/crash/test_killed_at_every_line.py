@@ -1,0 +1,59 @@
+"""A SIGKILL at every line of the spine, one line after the other, and a restart: one intent and one event per order.
+
+Enumerated, not sampled: a first life records the lines that an order passes through, and then for each of them a worker
+dies there, on an order of its own, which the next worker has to finish before it dies in its turn.
+"""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.crash.mortals import (
+    SCENARIOS,
+    Mortals,
+    is_empty,
+    keep_errors,
+    lines_of_each_scenario,
+    one_each,
+    paid,
+    without_repetition,
+)
+from tests.harness import Shop, dead_letters, until
+from worker.sandbox.stripe_control import SandboxControl
+
+
+async def test_a_sigkill_at_any_line_leaves_one_intent_and_one_event_per_order(
+    mortals: Mortals,
+    shop: Shop,
+    stripe: SandboxControl,
+    environment: dict[str, str],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    await shop.subscribe()
+    reply_to = await shop.await_replies()
+    await shop.declare_worker_queue()
+    await keep_errors(stripe)
+    lines = without_repetition(await lines_of_each_scenario(mortals, shop, tmp_path, reply_to))
+    survived = []
+    sent: dict[str, list[str]] = {scenario: [f"first-{scenario}"] for scenario in SCENARIOS}
+
+    for scenario, places in lines.items():
+        for place in places:
+            order_id = f"{scenario}-{place}".replace(".py:", "-")
+            sent[scenario].append(order_id)
+            await shop.send(SCENARIOS[scenario](order_id), reply_to=reply_to, message_id=order_id)
+            await mortals.start(die_at=place, order_id=order_id)
+            if await mortals.death() != -signal.SIGKILL:
+                survived.append(place)
+    await mortals.start()
+    await until(lambda: shop.events_per_order().keys() >= set(paid(sent)), what="an event for each order")
+    await until(lambda: is_empty(shop), what="the queue to be empty")
+    assert await mortals.stop() == 0
+
+    record_property("lines", sum(map(len, lines.values())))
+    assert not survived, "every place was a death"
+    assert sum(map(len, lines.values())) > 100
+    await one_each(shop, stripe, environment, sent)
+    letters = [letter["id"] for letter in await dead_letters(environment)]
+    assert len(set(letters)) == len(sent["bad"]), "told again, it is the same letter"
