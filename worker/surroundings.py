@@ -19,6 +19,8 @@ log: Final = structlog.get_logger()
 
 # Gauges need no second's precision, and each reading counts the untold events.
 GAUGES_EVERY: Final = 10
+# The longest wait between two probes of a consumer that pauses: one that asks is not asked beside.
+QUIET_S: Final = 20
 
 
 class Surroundings:
@@ -42,10 +44,12 @@ class Surroundings:
         self._worker_id = worker_id
         self._metrics = metrics
         self._clock = clock
+        self._asked_at = -float("inf")
         self.faults: dict[str, str] = {}
 
     async def ask(self) -> None:
         """Whether all are well. Raises LedgerUnavailable, BusUnavailable, and what asking Stripe does."""
+        self._asked_at = asyncio.get_running_loop().time()
         await self._give_sign_of_life()
         try:
             await self._outgoing.probe()
@@ -66,7 +70,7 @@ class Surroundings:
                 await self._give_sign_of_life()
                 if ticks % GAUGES_EVERY == 0:
                     await self._read_gauges()
-                    if self._admission.is_away or "stripe" in self.faults:
+                    if self._is_alone_with_a_fault():
                         await self._ask_stripe()
             except LedgerUnavailable as error:
                 log.warning("ledger.away", error=str(error))
@@ -76,6 +80,11 @@ class Surroundings:
                 log.exception("watch.bug")
             ticks += 1
             await asyncio.sleep(every_s)
+
+    def _is_alone_with_a_fault(self) -> bool:
+        """Whether something is wrong with Stripe, and no consumer that pauses asks for it."""
+        is_asked = asyncio.get_running_loop().time() - self._asked_at < QUIET_S
+        return not is_asked and (self._admission.is_away or "stripe" in self.faults)
 
     async def _ask_stripe(self) -> None:
         try:
