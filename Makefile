@@ -8,7 +8,7 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
-KILLS := tests/crash
+BESIDE := tests/crash tests/desk
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
@@ -21,11 +21,11 @@ demo: $(DONE)/run-time $(if $(AMQP_URL),,broker) ## watch orders become payments
 test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k money" for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
-else # the worker killed at every line takes as long as half of the others: beside them, on the second core
+else # the deaths and the desk take as long as all the others: beside them, on the second core
 	@mkdir -p build
-	@$(BIN)/pytest -p no:cacheprovider $(KILLS) >build/kills.log 2>&1 & kills=$$!; trap "kill $$kills" INT TERM; \
-		$(BIN)/pytest --ignore=$(KILLS); others=$$?; \
-		wait $$kills; killed=$$?; cat build/kills.log; test $$others -eq 0 && test $$killed -eq 0
+	@$(BIN)/pytest -p no:cacheprovider $(BESIDE) >build/beside.log 2>&1 & beside=$$!; trap "kill $$beside" INT TERM; \
+		$(BIN)/pytest $(BESIDE:%=--ignore=%); others=$$?; \
+		wait $$beside; killed=$$?; cat build/beside.log; test $$others -eq 0 && test $$killed -eq 0
 endif
 
 lint: $(DONE)/development ## style, format, and which module may import which

@@ -67,15 +67,19 @@ async def ledger_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
 
 @pytest.fixture
 def environment(
-    broker: PrivateBroker, names: dict[str, str], sandbox: RunningSandbox, sqlite_url: str
+    request: pytest.FixtureRequest,
+    broker: PrivateBroker,
+    names: dict[str, str],
+    sandbox: RunningSandbox,
+    sqlite_url: str,
 ) -> dict[str, str]:
-    """The worker's settings, on SQLite; a test on both engines overrides DATABASE_URL."""
+    """The worker's settings, on SQLite, or on the engine of a test that asks for ledger_url."""
     return clean_environment(
         AMQP_URL=broker.amqp_url,
         STRIPE_API_KEY="sk_test_sandbox_key",
         STRIPE_API_BASE=sandbox.base_url,
         STRIPE_RATE_LIMIT="10000",
-        DATABASE_URL=sqlite_url,
+        DATABASE_URL=request.getfixturevalue("ledger_url") if "ledger_url" in request.fixturenames else sqlite_url,
         MIGRATE_AT_START="true",
         HTTP_PORT="0",
         LOG_FORMAT="json",

@@ -1,11 +1,16 @@
 """The world round the worker, as tests drive it: a shop with a subscriber, and the worker as a real process."""
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +20,7 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from worker.bus.topology import BusNames, declare_topology
 from worker.retry_policy import RUNGS_S
@@ -248,12 +254,40 @@ def run_cli(environment: dict[str, str], *words: str) -> subprocess.CompletedPro
     )
 
 
+def on_terminal(environment: dict[str, str], words: Sequence[str], *, columns: int) -> tuple[int, str]:
+    """A command's exit code and what it writes to a terminal so wide, without its styles."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    plain = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+    command = subprocess.Popen([sys.executable, "-m", "worker", *words], env=plain | {"TERM": "xterm"}, stdout=theirs)
+    os.close(theirs)
+    written = b""
+    try:
+        while piece := os.read(ours, 65_536):
+            written += piece
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    os.close(ours)
+    return command.wait(30), re.sub(r"\x1b\[[0-9;]*m", "", written.decode())
+
+
 async def dead_letters(environment: dict[str, str], *words: str) -> list[dict[str, Any]]:
-    """What `dead-letters list --json` shows."""
+    """What `dead-letters list --json` shows, once a worker has taken in what lies in the queue."""
+    await until(lambda: _has_no_letters(environment), what="a worker to take in the dead letters")
     done = await asyncio.to_thread(run_cli, environment, "dead-letters", "list", "--json", *words)
     assert done.returncode == 0, done.stderr
     letters: list[dict[str, Any]] = json.loads(done.stdout)
     return letters
+
+
+async def _has_no_letters(environment: dict[str, str]) -> bool:
+    async with await aio_pika.connect(environment["AMQP_URL"]) as connection:
+        channel = await connection.channel()
+        try:
+            declared = await channel.declare_queue(environment["DEAD_LETTERS_QUEUE"], passive=True)
+        except ChannelNotFoundEntity:
+            return True
+        return declared.declaration_result.message_count == 0
 
 
 def clean_environment(**settings: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from worker.decide_payment import PaymentDecider
 from worker.errors import LedgerUnavailable
 from worker.find_evidence import EvidenceFinder
 from worker.health import serve_health
+from worker.land_letters import LetterIntake
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate, require_head
@@ -42,6 +43,8 @@ log: Final = structlog.get_logger()
 
 # Beyond DRAIN_TIMEOUT: enough to close what answers. What does not is left, as by a SIGKILL, which loses nothing.
 STOP_MARGIN_S: Final = 3.5
+# A few large ones fit a small container.
+LETTERS_AT_ONCE: Final = 50
 CUT_OFF_EXIT: Final = 1
 # Not told of our end, the others see it by CLAIM_TTL.
 SIGN_OFF_TIMEOUT_S: Final = 1
@@ -133,6 +136,7 @@ async def run_worker(settings: Settings) -> None:
             admission=admission,
             outgoing=outgoing,
             worker_id=worker_id,
+            key_horizon_s=settings.stripe_key_horizon,
             metrics=metrics,
             clock=now_utc,
         )
@@ -140,6 +144,7 @@ async def run_worker(settings: Settings) -> None:
             subscribe=lambda on_delivery: subscribe(
                 settings.amqp_url.get_secret_value(),
                 names,
+                queue_name=names.orders_queue,
                 prefetch=settings.prefetch,
                 on_delivery=on_delivery,
                 clock=now_utc,
@@ -152,6 +157,18 @@ async def run_worker(settings: Settings) -> None:
             drain_timeout_s=settings.drain_timeout,
             metrics=metrics,
         )
+        intake = LetterIntake(
+            subscribe=lambda on_delivery: subscribe(
+                settings.amqp_url.get_secret_value(),
+                names,
+                queue_name=names.dead_letters_queue,
+                prefetch=LETTERS_AT_ONCE,
+                on_delivery=on_delivery,
+                clock=now_utc,
+            ),
+            ledger=ledger,
+            clock=now_utc,
+        )
         address = await stack.enter_async_context(
             serve_health(
                 host=settings.http_host,
@@ -162,7 +179,11 @@ async def run_worker(settings: Settings) -> None:
         )
         log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.address)
         await _run_beside(
-            consumer.run(stop), relay.run(), resolver.run(), surroundings.watch(every_s=settings.claim_ttl / 4)
+            consumer.run(stop),
+            relay.run(),
+            resolver.run(),
+            intake.run(),
+            surroundings.watch(every_s=settings.claim_ttl / 4),
         )
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(SIGN_OFF_TIMEOUT_S):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from worker.desk.commands import add_desk, run_at_desk
 from worker.errors import ConfigurationError, WorkerError
 
 # Everything else is imported by the command that needs it: `--help` and `run` start fast.
@@ -59,12 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     migrate = commands.add_parser("migrate", help="bring the ledger's schema up to date")
     migrate.set_defaults(command=_migrate)
 
-    letters = commands.add_parser("dead-letters", help="what could not be processed, and why")
-    actions = letters.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="show the letters, oldest first, without disturbing them")
-    listing.add_argument("--json", action="store_true", help="for programs: an array, one object for each letter")
-    listing.add_argument("--limit", type=_positive, default=1000, metavar="N", help="at most N letters (default 1000)")
-    listing.set_defaults(command=_list_dead_letters)
+    add_desk(commands, _desk)
 
     sandbox = commands.add_parser("sandbox", help="a stand-in for Stripe on this machine, for demos and tests")
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
@@ -119,19 +115,8 @@ def _migrate(_: argparse.Namespace) -> int:
     return OK
 
 
-def _list_dead_letters(arguments: argparse.Namespace) -> int:
-    from worker.list_dead_letters import as_records, print_table, read_dead_letters  # noqa: PLC0415
-    from worker.settings import read_settings  # noqa: PLC0415
-    from worker.telemetry import configure_logging  # noqa: PLC0415
-
-    configure_logging(level="error", as_json=False)
-    settings = read_settings(os.environ, needed=frozenset({"AMQP_URL"}))
-    rows, total, now = asyncio.run(read_dead_letters(settings, limit=arguments.limit))
-    if arguments.json:
-        _print_json(as_records(rows, now=now))
-    else:
-        print_table(rows, total=total, now=now)
-    return OK
+def _desk(arguments: argparse.Namespace) -> int:
+    return run_at_desk(arguments, os.environ)
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:
@@ -152,13 +137,6 @@ def _demo(_: argparse.Namespace) -> int:
 
     code: int = asyncio.run(demo(os.environ))
     return code
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return number
 
 
 def _print_json(value: object) -> None:

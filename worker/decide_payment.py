@@ -28,6 +28,7 @@ from worker.errors import (
     CallTransient,
     CallUnknown,
     LedgerUnavailable,
+    ModeMismatch,
     SeveralIntents,
     StaleMove,
     StripeAway,
@@ -146,6 +147,7 @@ class PaymentDecider:
                 kind=CREATE_INTENT,
                 params=params,
                 stripe_account=payment.stripe_account,
+                livemode=self._gateway.livemode,
                 worker_id=self._worker_id,
                 claim=hold.claim,
                 live_claims=self._live_claims,
@@ -159,6 +161,8 @@ class PaymentDecider:
                     return operation
                 case moves.Ended():
                     return None
+                case moves.OtherMode():
+                    raise ModeMismatch(f"{payment.order_id} was asked for in Stripe's other mode")
                 case moves.Busy():
                     self._admission.give_up_trial(hold.turn)
                     await asyncio.sleep(BUSY_LOOK_S)

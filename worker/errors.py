@@ -68,6 +68,10 @@ class Stopping(WorkerError):
     """We are stopping, and this was not begun."""
 
 
+class ModeMismatch(WorkerError):
+    """The order's call was made in Stripe's other mode, where our key would be taken for a new one."""
+
+
 class ParametersRefused(WorkerError):
     """Parameters that the SDK's own types do not allow: never sent. The text names them."""
 

@@ -81,6 +81,7 @@ class Operation:
     """One call to Stripe: its key and the exact parameters, frozen before it was first sent.
 
     asks: when it may have been asked, oldest first. unknown_because: why asking again cannot tell, where it cannot.
+    livemode: of the key it was asked with; Stripe keeps the two modes' idempotency keys apart.
     """
 
     order_id: str
@@ -93,6 +94,7 @@ class Operation:
     state: OperationState = OperationState.STARTED
     asks: tuple[datetime, ...] = ()
     unknown_because: str | None = None
+    livemode: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

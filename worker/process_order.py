@@ -24,12 +24,13 @@ from worker.errors import (
     CallUnknown,
     LedgerRefused,
     LedgerUnavailable,
+    ModeMismatch,
     ParametersRefused,
     SeveralIntents,
     Stopping,
     StripeAway,
 )
-from worker.ledger import moves
+from worker.ledger import letters, moves
 from worker.ledger.ledger import Ledger
 from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
 from worker.payment import conflict_with, intent_params
@@ -100,13 +101,17 @@ class OrderProcessor:
             traceparent=event.traceparent,
             now=self._clock(),
         )
+        if payment.livemode not in (None, self._gateway.livemode):
+            raise ModeMismatch(f"{payment.order_id} was decided in Stripe's other mode: {payment.payment_id}")
         if conflict := conflict_with(payment, order):
             raise OrderConflict("; ".join(f"{name}: was {was}, now {now}" for name, (was, now) in conflict.items()))
         if payment.is_decided:
             decided = await self._decider.look_up(payment.order_id)
             log.info("order.told_again", event_id=decided.event.event_id)
         else:
-            decided = await self._decider.decide(payment, params, live=delivery.deliveries == 1)
+            decided = await self._decider.decide(
+                payment, params, live=delivery.deliveries == 1 and not delivery.replays
+            )
         await self._relay.tell(decided.event)
         await self._replies.answer(delivery, decided.payment, decided.secret)
 
@@ -114,6 +119,9 @@ class OrderProcessor:
         """The only place where a delivery ends. What is handed on is confirmed before it is acknowledged."""
         match outcome:
             case Done():
+                if delivery.replays:
+                    said = "its order has its outcome, which is told"
+                    await self._ledger.run(letters.resolve, delivery.replays, said=said, now=self._clock())
                 await delivery.ack()
             case Retry(reason, error, delay_s):
                 log.warning("order.retried", reason=reason, error=error, delay_s=delay_s, attempt=delivery.deliveries)
@@ -169,6 +177,7 @@ _DEAD_LETTERS: Final[dict[type[Exception], str]] = {
     ParametersRefused: "bad_parameters",
     AnswerMismatch: "answer_mismatch",
     SeveralIntents: "several_intents",
+    ModeMismatch: "mode_mismatch",
     AccountRefused: "account_refused",
     LedgerRefused: "ledger_refused",
 }

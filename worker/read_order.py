@@ -1,21 +1,39 @@
-"""A delivery → the order in it, or the reason why there is none."""
+"""A message → the order in it, or the reason why there is none."""
 
-from schemas import IncomingEvent, MessageError, OrderCreatedData, read_order_created
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Protocol
+
+from schemas import AmqpProperties, IncomingEvent, MessageError, OrderCreatedData, read_order_created, to_minor
 from schemas.envelope import MAX_BODY_BYTES
 from schemas.order_created import readable_order_id
 from schemas.strict_json import JsonError, decode_json
-from worker.bus.delivery import Delivery
 from worker.card_numbers import find_card_field, mask_cards, mask_text
 
 # The order id is looked for in what was refused, too; but nobody decodes megabytes for it.
 MAX_LOOKED_AT_BYTES = 1024 * 1024
+_PLAIN_AMOUNT = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?")
+
+
+class Message(Protocol):
+    """A delivery, or a letter. unreadable: properties that could not be decoded, with the reason."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def properties(self) -> AmqpProperties: ...
+
+    @property
+    def unreadable(self) -> Mapping[str, str]: ...
 
 
 class CardDataFound(Exception):
     """The message holds card data, which has no place on the queue."""
 
 
-def read_order_message(delivery: Delivery) -> tuple[IncomingEvent, OrderCreatedData]:
+def read_order_message(delivery: Message) -> tuple[IncomingEvent, OrderCreatedData]:
     """The event and its order. Raises MessageError naming the fields, and CardDataFound naming the field."""
     if delivery.unreadable:
         raise MessageError(*(_clip(name, f"cannot be decoded: {why}") for name, why in delivery.unreadable.items()))
@@ -24,22 +42,47 @@ def read_order_message(delivery: Delivery) -> tuple[IncomingEvent, OrderCreatedD
     return read_order_created(delivery.body, delivery.properties)
 
 
-def order_id_of(delivery: Delivery) -> str | None:
-    """The order id of a message that was refused, where it can be read; never one that is a card number."""
-    if len(delivery.body) > MAX_LOOKED_AT_BYTES:
-        return None
+def order_in(message: Message) -> OrderCreatedData | str:
+    """The order of a message, or why it cannot be read."""
     try:
-        value = decode_json(delivery.body)
-    except JsonError:
-        return None
-    if not isinstance(value, dict):
-        return None
-    data = value.get("data") if "specversion" in value else value
-    order_id = readable_order_id(data)
+        return read_order_message(message)[1]
+    except (MessageError, CardDataFound) as error:
+        return str(error)
+
+
+def order_id_of(message: Message) -> str | None:
+    """The order id of a message that was refused, where it can be read; never one that is a card number."""
+    order_id = readable_order_id(data_of(message.body))
     return order_id if order_id and mask_text(order_id) == order_id else None
 
 
-def _refuse_card_data(delivery: Delivery) -> None:
+def value_in(message: Message, order: OrderCreatedData | str) -> tuple[int | None, str | None]:
+    """Amount in minor units and currency of a message; where it was refused, as far as they are plain all the same."""
+    if not isinstance(order, str):
+        return order.amount_minor, order.currency
+    data = data_of(message.body) or {}
+    amount, currency = str(data.get("amount")), str(data.get("currency", "usd")).lower()
+    if not _PLAIN_AMOUNT.fullmatch(amount):  # one with an exponent would be counted out digit by digit
+        return None, None
+    try:
+        return to_minor(Decimal(amount), currency), currency
+    except ValueError:
+        return None, None
+
+
+def data_of(body: bytes) -> dict[str, Any] | None:
+    """The order's own JSON object in a body of either form, if there is one."""
+    if len(body) > MAX_LOOKED_AT_BYTES:
+        return None
+    try:
+        value = decode_json(body)
+    except JsonError:
+        return None
+    data = value.get("data") if isinstance(value, dict) and "specversion" in value else value
+    return data if isinstance(data, dict) else None
+
+
+def _refuse_card_data(delivery: Message) -> None:
     """Looks at all of the message, the fields that nobody reads included: they would be kept with the others."""
     properties = delivery.properties
     named = {

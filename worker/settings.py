@@ -124,6 +124,16 @@ class Settings(BaseModel):
         return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
 
     @property
+    def has_stripe_key(self) -> bool:
+        """Whether a key was given, where the command can do without."""
+        return self.stripe_api_key.get_secret_value() != _PLACEHOLDERS["STRIPE_API_KEY"]
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether a broker was named, where the command can do without."""
+        return self.amqp_url.get_secret_value() != _PLACEHOLDERS["AMQP_URL"]
+
+    @property
     def ledger_is_sqlite(self) -> bool:
         """Whether the ledger is a file of this machine."""
         return self.database_url.get_secret_value().startswith("sqlite")

@@ -172,6 +172,11 @@ class StripeGateway:
         finally:
             self._observe(call, result, clock() - started)
 
+    @property
+    def livemode(self) -> bool:
+        """Of our key: real money, or test mode."""
+        return self._livemode
+
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Hold parameters against the SDK's own types: names, nesting, kinds. Raises ParametersRefused.
 

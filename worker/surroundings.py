@@ -1,17 +1,20 @@
 """Ledger, broker and Stripe as they were last seen; signs of life, and the gauges that the ledger feeds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
+from prometheus_client import Gauge
 
+from schemas import to_major
 from worker.admission import Admission
 from worker.bus.outgoing import Outgoing
 from worker.errors import BusUnavailable, CallSystemic, LedgerUnavailable, WorkerError
-from worker.ledger import moves
+from worker.ledger import figures, letters, moves
 from worker.ledger.ledger import Ledger
+from worker.letter import LetterState
 from worker.stripe_gateway import StripeGateway
 from worker.telemetry import Metrics
 
@@ -34,6 +37,7 @@ class Surroundings:
         admission: Admission,
         outgoing: Outgoing,
         worker_id: str,
+        key_horizon_s: float,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
@@ -42,8 +46,11 @@ class Surroundings:
         self._admission = admission
         self._outgoing = outgoing
         self._worker_id = worker_id
+        self._key_horizon_s = key_horizon_s
         self._metrics = metrics
         self._clock = clock
+        self._currencies: dict[Gauge, set[str]] = {}
+        self._asking: asyncio.Task[None] | None = None
         self._asked_at = -float("inf")
         self.faults: dict[str, str] = {}
 
@@ -62,29 +69,45 @@ class Surroundings:
     async def watch(self, *, every_s: float) -> None:
         """For ever: give signs of life, so that our claims stay ours, and read the gauges.
 
-        Asks for a Stripe that is away, too: with no order to be given back, nobody else would.
+        Asks for Stripe at the start, and while it is away: with no order to be given back, nobody else would.
         """
         ticks = 0
-        while True:
-            try:
-                await self._give_sign_of_life()
-                if ticks % GAUGES_EVERY == 0:
-                    await self._read_gauges()
-                    if self._is_alone_with_a_fault():
-                        await self._ask_stripe()
-            except LedgerUnavailable as error:
-                log.warning("ledger.away", error=str(error))
-            except WorkerError as error:
-                log.warning("stripe.still_away", error=str(error))
-            except Exception:  # a fault of ours: told, and the next round goes on
-                log.exception("watch.bug")
-            ticks += 1
-            await asyncio.sleep(every_s)
+        try:
+            while True:
+                if ticks % GAUGES_EVERY == 0 and (ticks == 0 or self._is_alone_with_a_fault()):
+                    self._begin_asking_stripe()
+                try:
+                    await self._give_sign_of_life()
+                    if ticks % GAUGES_EVERY == 0:
+                        await self._read_gauges()
+                except LedgerUnavailable as error:
+                    log.warning("ledger.away", error=str(error))
+                except Exception:  # a fault of ours: told, and the next round goes on
+                    log.exception("watch.bug")
+                ticks += 1
+                await asyncio.sleep(every_s)
+        finally:
+            if self._asking:
+                self._asking.cancel()
+                await asyncio.gather(self._asking, return_exceptions=True)
 
     def _is_alone_with_a_fault(self) -> bool:
         """Whether something is wrong with Stripe, and no consumer that pauses asks for it."""
         is_asked = asyncio.get_running_loop().time() - self._asked_at < QUIET_S
         return not is_asked and (self._admission.is_away or "stripe" in self.faults)
+
+    def _begin_asking_stripe(self) -> None:
+        """Beside the watch: a Stripe that hangs must cost no sign of life."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_stripe_and_tell(), name="asks-stripe")
+
+    async def _ask_stripe_and_tell(self) -> None:
+        try:
+            await self._ask_stripe()
+        except WorkerError as error:
+            log.warning("stripe.still_away", error=str(error))
+        except Exception:  # a fault of ours: told, and asked again
+            log.exception("watch.bug")
 
     async def _ask_stripe(self) -> None:
         try:
@@ -113,7 +136,24 @@ class Surroundings:
         self._metrics.oldest_untold_seconds.set(_age_s(backlog.oldest_untold, now))
         self._metrics.open_calls.set(backlog.open_calls)
         self._metrics.oldest_open_call_seconds.set(_age_s(backlog.oldest_open_call, now))
+        money = await self._ledger.run(figures.money_figures, now=now, key_horizon_s=self._key_horizon_s)
+        self._metrics.unknown_outcomes.set(money.unknown.count)
+        self._metrics.keys_near_horizon.set(money.near_horizon.count)
+        self._metrics.oldest_key_seconds.set(_age_s(money.oldest_key, now))
+        self._set_value(self._metrics.unknown_outcomes_value, money.unknown.value)
+        landed = await self._ledger.run(letters.figures)
+        for state in LetterState:
+            self._metrics.letters.labels(state).set(landed.by_state.get(state, 0))
+        self._metrics.oldest_open_letter_seconds.set(_age_s(landed.oldest_open, now))
+        self._set_value(self._metrics.open_letters_value, landed.value)
         await self._ledger.run(moves.forget_silent_workers, before=now - timedelta(hours=1))
+
+    def _set_value(self, gauge: Gauge, value: Mapping[str, int]) -> None:
+        """A currency of which nothing is left goes to zero rather than stay as it was."""
+        known = self._currencies.setdefault(gauge, set())
+        known.update(value)
+        for currency in known:
+            gauge.labels(currency).set(float(to_major(value.get(currency, 0), currency)))
 
 
 def _age_s(moment: datetime | None, now: datetime) -> float:

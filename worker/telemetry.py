@@ -84,7 +84,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.orders = Counter(
             "payment_worker_orders",
-            "Deliveries settled, by how: done, retry, dead_letter, give_back.",
+            "Deliveries settled, by how: Done, Retry, DeadLetter, GiveBack.",
             ["outcome", "reason"],
             registry=self.registry,
         )
@@ -126,6 +126,44 @@ class Metrics:
         self.oldest_open_call_seconds = Gauge(
             "payment_worker_oldest_open_call_seconds",
             "Age of the oldest of those; its key expires at 86400.",
+            registry=self.registry,
+        )
+        self.unknown_outcomes = Gauge(
+            "payment_worker_unknown_outcomes",
+            "Calls to Stripe whose outcome asking again cannot tell.",
+            registry=self.registry,
+        )
+        self.unknown_outcomes_value = Gauge(
+            "payment_worker_unknown_outcomes_value",
+            "Their money in major units; rounded, for alarms only.",
+            ["currency"],
+            registry=self.registry,
+        )
+        self.keys_near_horizon = Gauge(
+            "payment_worker_keys_near_horizon",
+            "Open calls whose idempotency key is past three quarters of STRIPE_KEY_HORIZON.",
+            registry=self.registry,
+        )
+        self.oldest_key_seconds = Gauge(
+            "payment_worker_oldest_key_seconds",
+            "Age of the oldest idempotency key that an open call may still be asked with.",
+            registry=self.registry,
+        )
+        self.letters = Gauge(
+            "payment_worker_letters",
+            "Dead letters in the ledger, by state: open, replaying, resolved, discarded.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.oldest_open_letter_seconds = Gauge(
+            "payment_worker_oldest_open_letter_seconds",
+            "Since the oldest open letter last landed.",
+            registry=self.registry,
+        )
+        self.open_letters_value = Gauge(
+            "payment_worker_open_letters_value",
+            "Money at risk in open letters, in major units; rounded, for alarms only.",
+            ["currency"],
             registry=self.registry,
         )
 

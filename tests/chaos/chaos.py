@@ -194,7 +194,7 @@ async def _under_fire(
         **settings,
         **names,
     )
-    shop = await stack.enter_async_context(Shop(broker.amqp_url, names))
+    shop = await stack.enter_async_context(Shop(broker.amqp_url, names, ledger_url=database_url))
     grown = asyncio.create_task(asyncio.sleep(QUEUES_AGE_S))
     dice = Random(f"{options.seed} troubles")
     slots = [
@@ -308,9 +308,9 @@ async def _until_settled(broker: PrivateBroker, shop: Shop, orders: set[str], re
 
 
 async def _held(broker: PrivateBroker) -> int:
-    """Messages ready or in work, in queues of the worker; the subscriber's and the dead letters' are not."""
+    """Messages ready or in work, in queues of the worker; the subscriber's are not."""
     listed = [line.split("\t") for line in (await broker.ctl("list_queues", "name", "messages")).splitlines()]
-    return sum(int(count) for name, count in listed if ".worker." in name and not name.endswith(".dead-letters"))
+    return sum(int(count) for name, count in listed if ".worker." in name)
 
 
 async def _all_pages(page: Callable[[list[dict[str, Any]]], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def intent(payment_id: str) -> Intent:
 class ScriptedStripe:
     """Gateway and evidence in one: answers as the test says."""
 
+    livemode = False
+
     def __init__(self) -> None:
         self.create: Callable[[Operation], Awaitable[Intent]] | None = None
         self.looked = asyncio.Event()
@@ -166,6 +168,7 @@ async def leave_unknown(ledger: Ledger) -> None:
         kind=CREATE_INTENT,
         params=PARAMS,
         stripe_account=None,
+        livemode=False,
         worker_id="w-0",
         claim="w-0/1",
         live_claims=(),

@@ -4,6 +4,7 @@ It is a fork server: the imports are paid once, and each request {"die_at": "fil
 worker, traced, that kills itself the first time that line is about to run for that order. "freeze_at" has it stop by
 SIGSTOP instead, once. Without either it lives; with "record" it writes the lines that ran, in their order, when it
 stops. "settings" are its own; "constants" replace those of its modules: {"publish_events.RELAY_EVERY_S": 0.1}.
+"argv" has it be a command of the operators' desk instead of a worker: then every line is its own.
 """
 
 import ast
@@ -22,7 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import worker
 from worker.app import run_worker
+from worker.cli import main as main_of_the_desk
+from worker.desk import edit, replay, transfer  # noqa: F401 - paid once, here
 from worker.settings import read_settings
 from worker.telemetry import configure_logging
 
@@ -42,9 +46,13 @@ TRACED = (
     "stripe_gateway.py",
 )
 
+# What a command at the desk passes through.
+TRACED_AT_THE_DESK = ("replay.py", "edit.py", "transfer.py", "letters.py", "replays.py", "outgoing.py")
+
 # Whichever order comes first opens the connection, so these lines belong to none.
 NOT_OF_AN_ORDER = ("_open_channel",)
 
+HOME = Path(worker.__file__).parent
 # A life is short here, and no Stripe repairs anything by itself.
 CONSTANTS = {"find_evidence.SETTLES_S": 0}
 # For what is in a ledger's thread to end: a transaction that is frozen holds up everybody else.
@@ -56,8 +64,11 @@ _body: contextvars.ContextVar[bytes] = contextvars.ContextVar("body", default=b"
 class Tracer:
     """Knows which order a line runs for: by the delivery of its task, or by the values at hand (ledger threads)."""
 
-    def __init__(self, order_id: str, *, die_at: str | None, freeze_at: str | None) -> None:
+    def __init__(
+        self, order_id: str, *, die_at: str | None, freeze_at: str | None, traced: tuple[str, ...] = TRACED
+    ) -> None:
         self._order_id = order_id
+        self._traced = traced
         self._die_at = die_at
         self._freeze_at = freeze_at
         self._records = die_at is None and freeze_at is None
@@ -65,7 +76,11 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        if event != "call" or "/worker/" not in code.co_filename or Path(code.co_filename).name not in TRACED:
+        if (
+            event != "call"
+            or not code.co_filename.startswith(str(HOME))
+            or Path(code.co_filename).name not in self._traced
+        ):
             return None
         if code.co_name in NOT_OF_AN_ORDER:
             return None
@@ -76,7 +91,7 @@ class Tracer:
     def _on_line(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
             path = Path(frame.f_code.co_filename)
-            line = f"{path.name}:{frame.f_lineno}"
+            line = f"{path.relative_to(HOME)}:{frame.f_lineno}"
             if line == self._die_at and self._is_of_order(frame):
                 os.kill(os.getpid(), signal.SIGKILL)
             if line == self._freeze_at and self._is_of_order(frame):
@@ -89,7 +104,8 @@ class Tracer:
         return self._on_line
 
     def _is_of_order(self, frame: FrameType) -> bool:
-        return self._order_id.encode() in _body.get() or self._order_id in repr(frame.f_locals)
+        at_the_desk = self._traced is TRACED_AT_THE_DESK
+        return at_the_desk or self._order_id.encode() in _body.get() or self._order_id in repr(frame.f_locals)
 
 
 @functools.cache
@@ -98,23 +114,33 @@ def statements(path: Path) -> frozenset[int]:
     return frozenset(node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt))
 
 
-def live(request: dict[str, Any]) -> None:
-    """One worker's life, in the forked child."""
+def live(request: dict[str, Any]) -> int:
+    """One worker's life, in the forked child; its exit code."""
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     configure_logging(level="info", as_json=True)
     for name, value in (CONSTANTS | request.get("constants", {})).items():
-        module, constant = name.split(".")
+        module, _, constant = name.rpartition(".")
         setattr(import_module(f"worker.{module}"), constant, value)
-    tracer = Tracer(request.get("order_id", ""), die_at=request.get("die_at"), freeze_at=request.get("freeze_at"))
-    if request.get("order_id"):
+    tracer = Tracer(
+        request.get("order_id", ""),
+        die_at=request.get("die_at"),
+        freeze_at=request.get("freeze_at"),
+        traced=TRACED_AT_THE_DESK if "argv" in request else TRACED,
+    )
+    if "order_id" in request or "argv" in request:
         threading.settrace(tracer)
         sys.settrace(tracer)
-    asyncio.run(run_worker(read_settings(os.environ | request.get("settings", {}))))
+    code = 0
+    if "argv" in request:
+        code = main_of_the_desk(request["argv"])
+    else:
+        asyncio.run(run_worker(read_settings(os.environ | request.get("settings", {}))))
     sys.settrace(None)
     if "record" in request:
         Path(request["record"]).write_text(json.dumps(list(tracer.lines)))
+    return code
 
 
 def main() -> None:
@@ -123,11 +149,11 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                live(request)
+                code = live(request)
             except BaseException:  # noqa: BLE001 - a fork must never return into the server's loop
                 traceback.print_exc()
                 os._exit(1)
-            os._exit(0)
+            os._exit(code)
         print(json.dumps({"pid": pid}), flush=True)
         _, status = os.waitpid(pid, os.WUNTRACED)
         while os.WIFSTOPPED(status):

@@ -34,7 +34,7 @@ SCENARIOS: dict[str, Order] = {
 # A death is waited for no longer.
 LIFE_S = 30
 # What is seen outside the process, or outlives it.
-EFFECTS = ("_ledger.run(", "_gateway.", "await ask()", "_outgoing.", "_publisher.", ".publish(", ".ack()")
+EFFECTS = ("ledger.run(", "_gateway.", "await ask()", "_outgoing.", "_publisher.", ".publish(", ".ack()")
 
 
 class Mortals:
@@ -130,12 +130,17 @@ def without_repetition(lines: dict[str, list[str]]) -> dict[str, list[str]]:
     return once
 
 
+def named_after(place: str) -> str:
+    """A place as a part of an order id."""
+    return place.replace("/", ".").replace(".py:", "-")
+
+
 def round_effects(lines: Sequence[str]) -> list[str]:
     """Of the lines of a life, those that are about to have an effect, and those that come next in the same file.
 
     Inside a transaction there is none: it is one effect, whole or not at all.
     """
-    outside = [line for line in lines if not line.startswith("moves.py")]
+    outside = [line for line in lines if not line.startswith("ledger/")]
     places = [(line, _next_in_file(outside, line)) for line in outside if any(map(_text(line).__contains__, EFFECTS))]
     return list(dict.fromkeys(place for pair in places for place in pair if place))
 
@@ -160,8 +165,7 @@ def _text(line: str) -> str:
 @functools.cache
 def _statements(name: str) -> dict[int, str]:
     """The statements of one of the worker's files that hold no others, by the line where they start."""
-    [path] = Path(worker.__file__).parent.rglob(name)
-    tree = ast.parse(path.read_text())
+    tree = ast.parse((Path(worker.__file__).parent / name).read_text())
     return {
         node.lineno: ast.unparse(node)
         for node in ast.walk(tree)
@@ -176,6 +180,15 @@ def _replied(shop: Shop) -> set[str]:
 def paid(sent: dict[str, list[str]]) -> list[str]:
     """The orders of which an event comes."""
     return [order_id for scenario in SCENARIOS if scenario != "bad" for order_id in sent[scenario]]
+
+
+async def letters_are_taken_in(shop: Shop) -> None:
+    """While a worker still lives."""
+    await until(lambda: _is_drained(shop), what="the dead letters to be taken in")
+
+
+async def _is_drained(shop: Shop) -> bool:
+    return await shop.ready_count(shop.names["DEAD_LETTERS_QUEUE"]) == 0
 
 
 async def one_each(shop: Shop, stripe: SandboxControl, environment: dict[str, str], sent: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.crash import mortals as room
-from tests.crash.mortals import SCENARIOS, Mortals, keep_errors, line_after, one_each, paid, round_effects
+from tests.crash.mortals import SCENARIOS, Mortals, keep_errors, line_after, named_after, one_each, paid, round_effects
 from tests.harness import Shop, until
 from worker.ledger import moves
 from worker.ledger.ledger import open_engine
@@ -41,7 +41,7 @@ async def places(mortals: Mortals, shop: Shop, tmp_path: Path, reply_to: str) ->
     """Each place round an effect: the scenario that comes through it first, the line, and an order to die with."""
     lines = room.without_repetition(await room.lines_of_each_scenario(mortals, shop, tmp_path, reply_to))
     return [
-        (scenario, place, f"{scenario}-{place}".replace(".py:", "-"))
+        (scenario, place, f"{scenario}-{named_after(place)}")
         for scenario, of_it in lines.items()
         for place in round_effects(of_it)
     ]
@@ -101,6 +101,7 @@ async def test_a_worker_frozen_round_any_effect_wakes_after_another_has_finished
         await replied(shop, "frozen", order_id)
         if await mortals.stop() == 0:
             woke.append(place)
+    await room.letters_are_taken_in(shop)
     assert await second.stop() == 0
 
     assert woke == [place for _, place, _ in places]
@@ -136,6 +137,7 @@ async def test_orders_killed_round_any_effect_and_sent_again_with_keys_too_old_a
             for queue in (shop.names["ORDERS_QUEUE"], second_queue["ORDERS_QUEUE"]):
                 await shop.send_to(queue, SCENARIOS[scenario](order_id), message_id=order_id)
     await until(lambda: shop.events_per_order().keys() >= set(paid(sent)), what="an event for each", deadline_s=90)
+    await room.letters_are_taken_in(shop)
     for worker in (mortals, second):
         assert await worker.stop() == 0
 
@@ -147,7 +149,7 @@ async def test_orders_killed_round_any_effect_and_sent_again_with_keys_too_old_a
     ("dies_after", "files"),
     [
         ("create_intent(operation)", ("resolve_unknown.py",)),
-        ("moves.record_answer", ("publish_events.py", "outgoing.py", "publisher.py")),
+        ("moves.record_answer", ("publish_events.py", "bus/outgoing.py", "bus/publisher.py")),
     ],
     ids=["resolver", "relay"],
 )
@@ -183,7 +185,7 @@ async def test_the_background_killed_at_any_line_leaves_nothing_that_the_next_do
     places = dict.fromkeys([*(line for line in lines if line.startswith(files)), *round_effects(lines)])
     survived = []
     for place in places:
-        order_id = f"background-{place}".replace(".py:", "-")
+        order_id = f"background-{named_after(place)}"
         await leave_behind(order_id)
         await mortals.start(die_at=place, order_id=order_id, **background)
         if await mortals.death() != -signal.SIGKILL:
@@ -191,6 +193,7 @@ async def test_the_background_killed_at_any_line_leaves_nothing_that_the_next_do
     await mortals.start(**background)
     await until(lambda: shop.has_consumers(1), what="the last life to be up")
     await until(lambda: nothing_is_open(ledger_url), what="every call to be answered and every event told")
+    await room.letters_are_taken_in(shop)
     assert await mortals.stop() == 0
 
     assert not survived, "every place was a death"

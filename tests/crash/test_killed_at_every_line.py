@@ -13,7 +13,9 @@ from tests.crash.mortals import (
     Mortals,
     is_empty,
     keep_errors,
+    letters_are_taken_in,
     lines_of_each_scenario,
+    named_after,
     one_each,
     paid,
     without_repetition,
@@ -27,6 +29,7 @@ async def test_a_sigkill_at_any_line_leaves_one_intent_and_one_event_per_order(
     shop: Shop,
     stripe: SandboxControl,
     environment: dict[str, str],
+    ledger_url: str,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -35,12 +38,16 @@ async def test_a_sigkill_at_any_line_leaves_one_intent_and_one_event_per_order(
     await shop.declare_worker_queue()
     await keep_errors(stripe)
     lines = without_repetition(await lines_of_each_scenario(mortals, shop, tmp_path, reply_to))
+    if ledger_url.startswith(
+        "postgresql"
+    ):  # a transaction is whole or nothing on either: tried on SQLite, to save time
+        lines = {scenario: [line for line in of_it if "moves.py" not in line] for scenario, of_it in lines.items()}
     survived = []
     sent: dict[str, list[str]] = {scenario: [f"first-{scenario}"] for scenario in SCENARIOS}
 
     for scenario, places in lines.items():
         for place in places:
-            order_id = f"{scenario}-{place}".replace(".py:", "-")
+            order_id = f"{scenario}-{named_after(place)}"
             sent[scenario].append(order_id)
             await shop.send(SCENARIOS[scenario](order_id), reply_to=reply_to, message_id=order_id)
             await mortals.start(die_at=place, order_id=order_id)
@@ -49,6 +56,7 @@ async def test_a_sigkill_at_any_line_leaves_one_intent_and_one_event_per_order(
     await mortals.start()
     await until(lambda: shop.events_per_order().keys() >= set(paid(sent)), what="an event for each order")
     await until(lambda: is_empty(shop), what="the queue to be empty")
+    await letters_are_taken_in(shop)
     assert await mortals.stop() == 0
 
     record_property("lines", sum(map(len, lines.values())))

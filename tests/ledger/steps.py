@@ -63,6 +63,7 @@ def call_arguments(order_id: str = "o-1", **changed: Any) -> dict[str, Any]:
         "kind": CREATE_INTENT,
         "params": PARAMS,
         "stripe_account": None,
+        "livemode": False,
         "worker_id": "w-1",
         "claim": "w-1/1",
         "live_claims": EVERY_CLAIM,

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,9 +19,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from tests.ledger import steps
+from tests.ledger import letter_steps, steps
 from worker.errors import ConfigurationError, LedgerUnavailable
-from worker.ledger import moves
+from worker.ledger import letters, moves, replays
 from worker.ledger.ledger import open_engine
 from worker.ledger.migrate import HEAD, current_revision, migrate, require_head
 from worker.ledger.schema import METADATA
@@ -74,9 +74,8 @@ def test_every_rule_of_the_tables_is_in_the_migrated_schema_under_its_name(engin
     migrate(engine)
     migrated = _checks(engine)
     with engine.begin() as conn:
-        conn.execute(sa.text("DROP TABLE workers"))
-        for name in ("events", "operations", "payments"):
-            conn.execute(sa.text(f"DROP TABLE {name}"))
+        for table in reversed(METADATA.sorted_tables):
+            conn.execute(sa.text(f"DROP TABLE {table.name}"))
         METADATA.create_all(conn)
     assert migrated == _checks(engine)
     assert {name for name, _ in migrated} == {
@@ -86,6 +85,8 @@ def test_every_rule_of_the_tables_is_in_the_migrated_schema_under_its_name(engin
         "ck_payments_decided_is_told",
         "ck_operations_state",
         "ck_operations_answered_has_time",
+        "ck_letters_state",
+        "ck_replay_items_state",
     }
 
 
@@ -205,26 +206,55 @@ ROWS_OF_0001 = (
 ASKED_AT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
 
+# And what 0002 added to them: a call that was asked twice, one whose outcome is unknown, one that came to nothing.
+ROWS_OF_0002 = (
+    "UPDATE payments SET cause = 'e-1', correlation_id = 'c-1', traceparent = '00-trace' WHERE order_id = 'o-open'",
+    "UPDATE operations SET last_asked_at = '2026-01-31 12:00:30',"
+    ' asks = \'["2026-01-31T12:00:00.123456+00:00","2026-01-31T12:00:30+00:00"]\','
+    " failures = '[{\"reason\":\"server_error\"}]' WHERE order_id = 'o-open'",
+    "INSERT INTO payments (order_id, state, amount_minor, currency, sequence, opened_at, moved_at) VALUES "
+    "('o-unknown', 'open', 5, 'usd', 0, '2026-01-31 12:00:00', '2026-01-31 12:00:00'),"
+    "('o-absent', 'open', 5, 'usd', 0, '2026-01-31 12:00:00', '2026-01-31 12:00:00')",
+    "INSERT INTO operations (order_id, kind, attempt, idempotency_key, params, state, first_asked_at, last_asked_at,"
+    " asked, asks, unknown_because, answered_at) VALUES "
+    "('o-unknown', 'create_intent', 1, 'payment-worker:o-unknown:create_intent:1', '{}', 'unknown',"
+    " '2026-01-31 12:00:00', '2026-01-31 12:00:00', 1, '[]', 'key_expired', NULL),"
+    "('o-absent', 'create_intent', 1, 'payment-worker:o-absent:create_intent:1', '{\"amount\":5}', 'absent',"
+    " '2026-01-31 12:00:00', '2026-01-31 12:00:00', 1, '[]', NULL, '2026-01-31 12:00:01')",
+    "INSERT INTO pace VALUES ('POST /v1/payment_intents', 1769860800.5, 12.5, NULL)",
+)
+
+
 @pytest.fixture
 def filled_at_0001(engine: Engine) -> Engine:
+    _fill(engine, "0001", ROWS_OF_0001)
+    return engine
+
+
+@pytest.fixture
+def filled_at_0002(filled_at_0001: Engine) -> Engine:
+    _fill(filled_at_0001, "0002", ROWS_OF_0002)
+    return filled_at_0001
+
+
+def _fill(engine: Engine, revision: str, statements: Sequence[str]) -> None:
     config = Config()
     config.set_main_option("script_location", str(ROOT / "worker/ledger/migrations"))
     with engine.begin() as conn:
         config.attributes["connection"] = conn
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
         if engine.dialect.name == "postgresql":
             conn.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-        for statement in ROWS_OF_0001:
+        for statement in statements:
             conn.exec_driver_sql(statement)
-    return engine
 
 
-def _all_rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
-    """As the database has them, whatever the tables of this version are."""
+def _all_rows(engine: Engine, *more: str) -> dict[str, list[dict[str, Any]]]:
+    """As the database has them, whatever the tables of this version are. more: tables beside those of 0001."""
     with engine.connect() as conn:
         return {
             name: [dict(row._mapping) for row in conn.exec_driver_sql(f"SELECT * FROM {name} ORDER BY 1")]
-            for name in ("payments", "operations", "events", "workers")
+            for name in ("payments", "operations", "events", "workers", *more)
         }
 
 
@@ -278,3 +308,79 @@ def test_the_rules_of_the_tables_hold_for_rows_of_0001_too(filled_at_0001: Engin
             conn.exec_driver_sql(statement)
     with filled_at_0001.begin() as conn:
         conn.exec_driver_sql("UPDATE operations SET state = 'unknown' WHERE order_id = 'o-open'")
+
+
+def test_the_migration_from_0002_keeps_every_row_and_brings_an_empty_desk(filled_at_0002: Engine) -> None:
+    assert current_revision(filled_at_0002) == "0002"
+    before = _all_rows(filled_at_0002, "pace")
+    assert {name: len(rows) for name, rows in before.items()} == {
+        "payments": 5,
+        "operations": 5,
+        "events": 2,
+        "workers": 1,
+        "pace": 1,
+    }
+    assert migrate(filled_at_0002) == HEAD
+    after = _all_rows(filled_at_0002, "pace", "letters", "acts", "replays", "replay_items")
+    for name in ("payments", "events", "workers", "pace"):
+        assert after[name] == before[name]
+    assert after["operations"] == [row | {"livemode": None} for row in before["operations"]]
+    assert [after[name] for name in ("letters", "acts", "replays", "replay_items")] == [[], [], [], []]
+    require_head(filled_at_0002)
+
+
+@pytest.mark.parametrize("livemode", [True, False])
+def test_calls_that_0002_began_go_on_whatever_the_mode_of_the_key(filled_at_0002: Engine, livemode: bool) -> None:
+    """Which key they were asked with is not known; as before it is taken to be the one that the worker has."""
+    migrate(filled_at_0002)
+
+    def start(conn: sa.Connection, order_id: str) -> Any:
+        arguments = steps.call_arguments(order_id, livemode=livemode, worker_id="w-2", claim="w-2/1")
+        return moves.start_call(conn, **{**arguments, "now": steps.later(60), "params": {"amount": 7}})
+
+    with filled_at_0002.begin() as conn:
+        asks = (ASKED_AT, steps.later(30), steps.later(60))
+        started = start(conn, "o-open")
+        assert started.operation.asks == asks
+        assert (started.operation.livemode, started.operation.params) == (None, {"amount": 9999})
+        assert started.operation.idempotency_key == "payment-worker:o-open:create_intent:1"
+
+        looked_for = start(conn, "o-unknown").operation
+        assert (looked_for.state, looked_for.unknown_because) == (OperationState.UNKNOWN, "key_expired")
+        assert looked_for.livemode is None
+
+        anew = start(conn, "o-absent").operation
+        assert (anew.attempt, anew.livemode, anew.params) == (2, livemode, {"amount": 5})
+
+    with filled_at_0002.begin() as conn:
+        other = steps.call_arguments("o-absent", livemode=not livemode, worker_id="w-3", claim="w-3/1")
+        assert moves.start_call(conn, **other) == moves.OtherMode(), "what was begun since is of a mode"
+
+
+def test_an_operation_of_0002_may_be_answered(filled_at_0002: Engine) -> None:
+    migrate(filled_at_0002)
+    with filled_at_0002.begin() as conn:
+        payment = moves.read_payment(conn, "o-open")
+        assert payment is not None
+        assert (payment.cause, payment.correlation_id, payment.traceparent) == ("e-1", "c-1", "00-trace")
+        (operation,) = moves.operations_of(conn, "o-open")
+        answer = steps.intent_answer(payment)
+        arguments = {"before": payment, "answer": answer, "operation": operation, "event": steps.event(answer)}
+        moves.record_answer(conn, **arguments, now=steps.NOW)
+        assert moves.read_payment(conn, "o-open") == answer.payment
+
+
+def test_letters_of_a_migrated_ledger_are_kept_by_the_same_rules(filled_at_0002: Engine) -> None:
+    migrate(filled_at_0002)
+    arrived = letter_steps.letter(order_id="o-open")
+    landing = letter_steps.landing_of(arrived)
+    with filled_at_0002.begin() as conn:
+        assert letters.land(conn, arrived, landing, other_id="x", now=steps.NOW) == "landed"
+        assert replays.view_of_order(conn, "o-open")[1] is not None
+    for statement in (
+        "UPDATE letters SET state = 'lost'",
+        "UPDATE letters SET edited_from = 'nobody'",
+        "UPDATE acts SET why = 'because'",
+    ):
+        with pytest.raises(sa.exc.DBAPIError), filled_at_0002.begin() as conn:
+            conn.exec_driver_sql(statement)

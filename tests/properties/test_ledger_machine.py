@@ -193,6 +193,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 order_id=order_id,
                 kind=CREATE_INTENT,
                 params=params,
+                livemode=False,
                 stripe_account=None,
                 worker_id=worker.name,
                 claim=claim,

@@ -72,7 +72,7 @@ async def test_a_network_that_is_parted_for_a_minute_is_come_back_from(
         worker = await make_worker(AMQP_URL=url).until_subscribed()
         await stripe.change_settings(latency_s=[1, 1])
         await own_shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(20)])
-        await stripe.wait_for_rows(10)
+        await stripe.wait_for_rows(10, method="POST")
 
         proxy.pause()
         parted_at = time.monotonic()

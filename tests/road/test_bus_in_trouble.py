@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from tests.harness import Shop, WorkerProcess, dead_letters, new_names, until
+from tests.harness import Shop, WorkerProcess, dead_letters, new_names, run_cli, until
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -108,11 +108,31 @@ async def test_what_rabbitmq_itself_gives_up_is_listed_with_its_reason(
     queue = await shop.channel.get_queue(environment["ORDERS_QUEUE"])
     message = await queue.get()
     await message.reject(requeue=False)
+    await make_worker().until_subscribed()
 
     [letter] = await until(lambda: dead_letters(environment), what="the letter")
 
     assert letter["reason"] == "rejected"
     assert letter["first_seen"] is None
+
+
+async def test_card_numbers_in_what_rabbitmq_itself_gives_up_are_masked(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    """Nobody has looked at such a message before it lands."""
+    card = "4242424242424242"
+    await shop.declare_worker_queue()
+    await shop.send(ORDER | {"card": card}, correlation_id=card, headers={"pan": card})
+    queue = await shop.channel.get_queue(environment["ORDERS_QUEUE"])
+    message = await queue.get()
+    await message.reject(requeue=False)
+    await make_worker().until_subscribed()
+
+    await until(lambda: dead_letters(environment), what="the letter")
+
+    shown = await asyncio.to_thread(run_cli, environment, "dead-letters", "export")
+    assert "************4242" in shown.stdout
+    assert card not in shown.stdout
 
 
 async def test_sigterm_under_load_finishes_what_was_begun_and_leaves_the_rest(
@@ -143,7 +163,7 @@ async def test_a_second_signal_ends_the_process_at_once(
     worker = await make_worker(DRAIN_TIMEOUT="60").until_subscribed()
     await stripe.add_fault("hang", method="POST", times=1)
     await shop.send(ORDER)
-    await stripe.wait_for_rows(1)
+    await stripe.wait_for_rows(1, method="POST")
 
     worker.process.terminate()
     await until(lambda: worker.said("consumer.draining"), what="the drain")
@@ -160,10 +180,10 @@ async def test_a_lost_connection_is_made_anew_once_though_work_on_the_old_one_go
     await stripe.change_settings(latency_s=[0.3, 1.5])
     worker = await make_worker(PREFETCH="16").until_subscribed()
     await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(64)])
-    await stripe.wait_for_rows(16)
+    await stripe.wait_for_rows(16, method="POST")
 
     for line in (await broker.ctl("list_connections", "pid", "client_properties")).splitlines():
-        if "payment-worker consumes" in line:
+        if f"payment-worker consumes {shop.names['ORDERS_QUEUE']}" in line:
             await broker.ctl("close_connection", line.split()[0], "a test")
     await shop.until_events(64)
     await until(lambda: _is_empty(shop), what="the queue to be empty")

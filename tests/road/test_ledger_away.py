@@ -16,14 +16,14 @@ async def test_a_postgresql_that_goes_away_while_stripe_works_burns_no_message(
         worker = await make_worker(DATABASE_URL=postgres.url).until_subscribed()
         await stripe.add_fault("delay", method="POST", times=1, delay_s=1.5)
         await shop.send({"order_id": "order-in-the-middle", "amount": "1.00"})
-        await stripe.wait_for_rows(1)
+        await stripe.wait_for_rows(1, method="POST")
         await postgres.stop()
         await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(5)])
         await until(lambda: worker.said("consumer.paused"), what="the pause")
         await postgres.start()
         await shop.until_events(6)
 
-        assert await dead_letters(environment) == []
+        assert await dead_letters(environment | {"DATABASE_URL": postgres.url}) == []
         stats = await stripe.stats()
         assert (stats["intents"], stats["orders_with_several_intents"]) == (6, {})
         assert set(shop.events_per_order().values()) == {1}

@@ -129,7 +129,7 @@ async def test_a_declined_card_fails_the_payment_at_once(
     assert event.data.failure.message == "Your card has insufficient funds."
     assert event.data.payment_id is not None
     assert event.data.status == "requires_payment_method"
-    record = await stripe.record()
+    record = await stripe.record(method="POST")
     assert len([row for row in record if row["method"] == "POST"]) == 1, "a decline is never asked again"
 
 
@@ -146,7 +146,7 @@ async def test_an_amount_too_small_fails_the_payment_with_stripes_code(
     assert (event.data.failure.category, event.data.failure.code) == ("invalid_request", "amount_too_small")
     assert event.data.failure.may_retry is False
     assert event.data.payment_id is None
-    assert len(await stripe.record()) == 1
+    assert len(await stripe.record(method="POST")) == 1
 
 
 async def test_a_redelivered_order_that_failed_tells_the_same_event_and_asks_nothing(
@@ -162,7 +162,7 @@ async def test_a_redelivered_order_that_failed_tells_the_same_event_and_asks_not
     await until(lambda: len(shop.events) == 2, what="the event told again")
 
     assert shop.messages[0].body == shop.messages[1].body
-    assert len(await stripe.record()) == 1
+    assert len(await stripe.record(method="POST")) == 1
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ async def test_a_grep_through_everything_that_is_kept_finds_no_secret(
     assert len(secrets) >= 3, "the test knows what it looks for"
 
     table = await asyncio.to_thread(run_cli, environment, "dead-letters", "list")
-    letters = json.dumps(await dead_letters(environment)) + table.stdout
+    exported = await asyncio.to_thread(run_cli, environment, "dead-letters", "export")
+    letters = json.dumps(await dead_letters(environment)) + table.stdout + exported.stdout
     figures = await asyncio.to_thread(_fetch, f"{worker.http}/metrics")
     checked = await asyncio.to_thread(run_cli, environment, "check")
     assert await worker.stop() == 0
-    queue = await shop.channel.get_queue(environment["DEAD_LETTERS_QUEUE"])
     kept = {
         "log": worker.log.read_bytes(),
         "events": b"".join(message.body + repr(message.headers).encode() for message in shop.messages),
@@ -55,11 +55,9 @@ async def test_a_grep_through_everything_that_is_kept_finds_no_secret(
         "check": (checked.stdout + checked.stderr).encode(),
         "ledger": b"".join(path.read_bytes() for path in tmp_path.glob("payments.db*")),
     }
-    while message := await queue.get(no_ack=True, fail=False):
-        kept["queue"] = kept.get("queue", b"") + message.body + repr(message.headers).encode()
 
-    assert len(kept["queue"]) > 100
     assert b"order-good" in kept["ledger"]
+    assert b"order-card" in kept["ledger"]
     for place, content in kept.items():
         text = content.decode("latin-1")
         assert not [secret for secret in secrets if secret in text], place

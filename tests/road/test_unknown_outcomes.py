@@ -210,7 +210,7 @@ async def test_the_background_charges_nobody_anew_once_the_key_is_past_its_horiz
     worker = await make_worker().until_subscribed()
     await stripe.add_fault("hang", method="POST", times=1)
     await shop.send(ORDER)
-    await stripe.wait_for_rows(1)
+    await stripe.wait_for_rows(1, method="POST")
     worker.kill()
     await shop.lose_the_order()
     await stripe.clear_faults()

@@ -1,6 +1,7 @@
 """One AMQP handing-over of a message, and how a message is wrapped to be handed over again."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ FIRST_SEEN: Final = "payment-worker-first-seen"
 HISTORY: Final = "payment-worker-history"
 ORIGINAL_MESSAGE_ID: Final = "payment-worker-original-message-id"
 LEFT_OUT: Final = "payment-worker-left-out"
+# On a dead letter, and on its message while it is replayed.
+LETTER_ID: Final = "payment-worker-letter-id"
 
 # A content header must fit one frame (128 KiB by default), with room for ours.
 MAX_HEADER_BYTES: Final = 48 * 1024
@@ -26,13 +29,15 @@ MAX_HEADER_NAME_BYTES: Final = 128
 # Of each earlier failure; there are at most a budget's worth of them.
 MAX_FAILURE_CHARS: Final = 300
 MAX_HISTORY: Final = 20
+# As worker.payment.dead_letter_id makes them; anybody can write our header.
+_LETTER_ID: Final = re.compile(r"dl_[0-9a-f]{20}")
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message in our hands until it is acknowledged, or its subscription closes and it goes back.
 
-    history: what each earlier delivery failed with, oldest first.
+    history: what each earlier delivery failed with, oldest first. replays: the letter that it is a replay of.
     """
 
     body: bytes
@@ -42,11 +47,12 @@ class Delivery:
     first_seen: datetime
     message: AbstractIncomingMessage
     history: tuple[str, ...] = ()
+    replays: str | None = None
 
     @property
     def letter_id(self) -> str:
         """The id that this message has as a dead letter, however often it becomes one."""
-        return letter_id(self.body, self.properties)
+        return self.replays or letter_id(self.body, self.properties)
 
     async def ack(self) -> None:
         """Done with. Raises BusUnavailable: the message will come again."""
@@ -59,7 +65,7 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
     headers: dict[str, Any] = dict(message.headers)
     unreadable = headers.pop(UNREADABLE, None)
     deliveries, first_seen = headers.pop(DELIVERIES, 0), _time(headers.pop(FIRST_SEEN, None))
-    history = headers.pop(HISTORY, None)
+    history, replays = headers.pop(HISTORY, None), _text(headers.pop(LETTER_ID, None))
     message_id = message.message_id
     if isinstance(headers.get(ORIGINAL_HEADERS), dict):
         message_id = _text(headers.get(ORIGINAL_MESSAGE_ID))
@@ -83,6 +89,7 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
         first_seen=first_seen or now,
         message=message,
         history=tuple(filter(None, map(_text, history))) if isinstance(history, list) else (),
+        replays=replays if replays and _LETTER_ID.fullmatch(replays) else None,
     )
 
 
@@ -96,6 +103,8 @@ def wrapped_headers(delivery: Delivery, *, failure: str | None = None) -> dict[s
         FIRST_SEEN: delivery.first_seen.isoformat(),
         ORIGINAL_HEADERS: encodable(delivery.properties.headers),
     }
+    if delivery.replays:
+        headers[LETTER_ID] = delivery.replays
     history = [*delivery.history, *([failure] if failure else [])]
     if history:
         headers[HISTORY] = [each[:MAX_FAILURE_CHARS] for each in history[-MAX_HISTORY:]]

@@ -9,24 +9,27 @@ from typing import Any, Final
 from uuid import uuid4
 
 from schemas import AmqpProperties, PaymentReply
-from worker.bus.delivery import LEFT_OUT, Delivery, encodable, wrapped_headers
+from worker.bus.delivery import LEFT_OUT, LETTER_ID, ORIGINAL_MESSAGE_ID, Delivery, encodable, wrapped_headers
 from worker.bus.publisher import Publisher
 from worker.bus.readable_properties import ORIGINAL_HEADERS
 from worker.bus.topology import BusNames
 from worker.card_numbers import mask_cards, mask_text
 from worker.client_secret import ClientSecret
 from worker.errors import Unroutable
+from worker.letter import Letter
 from worker.payment import PaymentEvent
 
 CLOUDEVENTS_JSON: Final = "application/cloudevents+json"
 
 # Headers of a dead letter, beside those of every wrapped message.
-LETTER_ID: Final = "payment-worker-letter-id"
 REASON: Final = "payment-worker-reason"
 ERROR: Final = "payment-worker-error"
 ORDER_ID: Final = "payment-worker-order-id"
 LAST_SEEN: Final = "payment-worker-last-seen"
 UNREADABLE_FIELDS: Final = "payment-worker-unreadable-properties"
+
+# What the broker writes into a message that it has moved; it would count on from there.
+_BROKERS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 # A body made for it takes seconds for each megabyte; beside the loop it holds up nobody else.
 MASKED_IN_PLACE_BYTES: Final = 64 * 1024
@@ -89,6 +92,17 @@ class Outgoing:
         headers = wrapped_headers(delivery, failure=mask_text(failure))
         await self._hand_over(queue, delivery.body, delivery.properties, headers)
 
+    async def replay(self, letter: Letter) -> None:
+        """A dead letter's message to the worker's queue alone: as its producer sent it, as if for the first time.
+
+        It carries the letter's id, so that the letter is resolved by its outcome.
+        """
+        own = {name: value for name, value in letter.properties.headers.items() if not name.startswith(_BROKERS)}
+        headers: dict[str, Any] = {LETTER_ID: letter.letter_id, ORIGINAL_HEADERS: encodable(own)}
+        if letter.properties.message_id:
+            headers[ORIGINAL_MESSAGE_ID] = letter.properties.message_id
+        await self._hand_over(self._names.orders_queue, letter.body, letter.properties, headers)
+
     async def probe(self) -> None:
         """Whether the broker takes messages: it must say that no queue takes this one.
 
@@ -119,10 +133,7 @@ class Outgoing:
             headers[ORDER_ID] = order_id
         if delivery.unreadable:
             headers[UNREADABLE_FIELDS] = encodable(delivery.unreadable)
-        texts = ("content_type", "content_encoding", "correlation_id", "reply_to", "type", "app_id")
-        properties = replace(
-            delivery.properties, **{name: _masked(getattr(delivery.properties, name)) for name in texts}
-        )
+        properties = masked_properties(delivery.properties)
         is_large = len(delivery.body) > MASKED_IN_PLACE_BYTES
         body = await asyncio.to_thread(mask_cards, delivery.body) if is_large else mask_cards(delivery.body)
         await self._hand_over(self._names.dead_letters_queue, body, properties, headers)
@@ -152,6 +163,21 @@ class Outgoing:
         )
 
 
+def masked_properties(properties: AmqpProperties) -> AmqpProperties:
+    """The properties without card numbers."""
+    texts = (
+        "content_type",
+        "content_encoding",
+        "message_id",
+        "correlation_id",
+        "reply_to",
+        "type",
+        "app_id",
+        "headers",
+    )
+    return replace(properties, **{name: _masked(getattr(properties, name)) for name in texts})
+
+
 def _masked(value: Any) -> Any:
     """Card numbers masked in every string of a header table; it is at most a few levels deep."""
     if isinstance(value, str):
@@ -161,6 +187,6 @@ def _masked(value: Any) -> Any:
     if isinstance(value, list):
         return [_masked(inner) for inner in value]
     if isinstance(value, int) and not isinstance(value, bool):
-        masked = mask_text(str(value))
-        return value if masked == str(value) else masked
+        digits = mask_text(str(value))
+        return value if digits == str(value) else digits
     return value

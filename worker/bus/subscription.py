@@ -51,11 +51,12 @@ async def subscribe(
     url: str,
     names: BusNames,
     *,
+    queue_name: str,
     prefetch: int,
     on_delivery: Callable[[Delivery], None],
     clock: Callable[[], datetime],
 ) -> AsyncIterator[Subscription]:
-    """Connect, declare, consume; leaving the block closes the connection, and what is unsettled goes back.
+    """Connect, declare, consume a queue; leaving the block closes the connection, and what is unsettled goes back.
 
     prefetch: deliveries out at once. Raises BusUnavailable and TopologyMismatch.
     """
@@ -63,11 +64,11 @@ async def subscribe(
     async def receive(message: AbstractIncomingMessage) -> None:
         on_delivery(read_delivery(message, now=clock()))  # reads anything: see tests/road/test_hostile_messages.py
 
-    async with open_channel(url, role="consumes", publishes=False) as channel:
+    async with open_channel(url, role=f"consumes {queue_name}", publishes=False) as channel:
         with bus_errors():
             async with asyncio.timeout(2 * CONNECT_TIMEOUT_S):
                 await declare_topology(channel, names)
                 await channel.set_qos(prefetch_count=prefetch)
-                queue = await channel.get_queue(names.orders_queue, ensure=False)
+                queue = await channel.get_queue(queue_name, ensure=False)
                 tag = await queue.consume(receive)
         yield Subscription(channel, queue, tag)

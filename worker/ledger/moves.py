@@ -28,6 +28,10 @@ from worker.payment import (
     may_move,
 )
 
+# Spelled out, or SQLite would not see that the index of open calls holds all that is asked for.
+IS_OPEN: Final = OPERATIONS.c.state.in_(
+    sa.bindparam("open", (OperationState.STARTED, OperationState.UNKNOWN), expanding=True, literal_execute=True)
+)
 # Times and failures kept of one operation: more than its retries make of either.
 MOST_KEPT: Final = 100
 
@@ -44,6 +48,11 @@ class Busy:
     """Another delivery is asking right now."""
 
     claimed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherMode:
+    """It was asked with a key of Stripe's other mode, where ours would be taken for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ def start_call(
     kind: str,
     params: Mapping[str, Any],
     stripe_account: str | None,
+    livemode: bool,
     worker_id: str,
     claim: str,
     live_claims: Collection[str],
@@ -120,16 +130,16 @@ def start_call(
     claim_ttl_s: float,
     key_horizon_s: float,
     anew: bool = True,
-) -> Claimed | Busy | Ended:
+) -> Claimed | Busy | Ended | OtherMode:
     """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
 
     The newest attempt counts; where that is proven absent, the next one is started with the same parameters.
     claim: names one delivery of the worker. live_claims: those of this worker that are still at work. A claim of a
     worker silent for longer than claim_ttl_s is taken over, and so is one of our own that nobody works on any more:
     a ledger that was away kept it from being released. A key older than key_horizon_s makes the call unknown.
-    anew: whether another attempt may follow one that is absent; where not, that is the end.
+    anew: whether another attempt may follow one that is absent; where not, that is the end. livemode: of our key.
     """
-    first = _frozen(order_id, kind, 1, params, stripe_account, now=now)
+    first = _frozen(order_id, kind, 1, params, stripe_account, livemode=livemode, now=now)
     if _insert_operation(conn, first, worker_id=worker_id, claim=claim):
         return Claimed(first)
     row = conn.execute(
@@ -140,10 +150,12 @@ def start_call(
         .limit(1)
     ).one()
     before = _operation(row)
-    if before.state is OperationState.ABSENT:
-        if not anew:
-            return Ended()
-        after = _frozen(order_id, kind, before.attempt + 1, before.params, before.stripe_account, now=now)
+    if before.livemode not in (None, livemode):
+        return OtherMode()
+    if before.state is OperationState.ABSENT and anew:
+        after = _frozen(
+            order_id, kind, before.attempt + 1, before.params, before.stripe_account, livemode=livemode, now=now
+        )
         made = _insert_operation(conn, after, worker_id=worker_id, claim=claim)
         return Claimed(after) if made else Busy("another delivery")
     if before.state not in (OperationState.STARTED, OperationState.UNKNOWN):
@@ -229,11 +241,21 @@ def idle_operations(conn: Connection, *, before: datetime, limit: int) -> Sequen
     rows = conn.execute(
         sa.select(OPERATIONS)
         .where(
-            OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN)),
+            IS_OPEN,
             OPERATIONS.c.last_asked_at < before,
         )
         .order_by(OPERATIONS.c.last_asked_at)
         .limit(limit)
+    )
+    return [_operation(row) for row in rows]
+
+
+def operations_of(conn: Connection, order_id: str) -> Sequence[Operation]:
+    """The calls made for an order, in their order."""
+    rows = conn.execute(
+        sa.select(OPERATIONS)
+        .where(OPERATIONS.c.order_id == order_id)
+        .order_by(OPERATIONS.c.first_asked_at, OPERATIONS.c.attempt)
     )
     return [_operation(row) for row in rows]
 
@@ -351,11 +373,7 @@ def backlog(conn: Connection) -> Backlog:
     events = conn.execute(
         sa.select(sa.func.count(), sa.func.min(EVENTS.c.staged_at)).where(EVENTS.c.published_at.is_(None))
     ).one()
-    calls = conn.execute(
-        sa.select(sa.func.count(), sa.func.min(OPERATIONS.c.first_asked_at)).where(
-            OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN))
-        )
-    ).one()
+    calls = conn.execute(sa.select(sa.func.count(), sa.func.min(OPERATIONS.c.first_asked_at)).where(IS_OPEN)).one()
     return Backlog(events[0], events[1], calls[0], calls[1])
 
 
@@ -385,6 +403,7 @@ def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str,
             "idempotency_key": operation.idempotency_key,
             "params": _json(operation.params),
             "stripe_account": operation.stripe_account,
+            "livemode": operation.livemode,
             "state": OperationState.STARTED,
             "claimed_by": worker_id,
             "claim": claim,
@@ -397,10 +416,17 @@ def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str,
 
 
 def _frozen(
-    order_id: str, kind: str, attempt: int, params: Mapping[str, Any], stripe_account: str | None, *, now: datetime
+    order_id: str,
+    kind: str,
+    attempt: int,
+    params: Mapping[str, Any],
+    stripe_account: str | None,
+    *,
+    livemode: bool,
+    now: datetime,
 ) -> Operation:
     key = idempotency_key(order_id, kind, attempt)
-    return Operation(order_id, kind, attempt, key, params, stripe_account, now, asks=(now,))
+    return Operation(order_id, kind, attempt, key, params, stripe_account, now, asks=(now,), livemode=livemode)
 
 
 def _change_open(conn: Connection, operation: Operation, *, claim: str, values: Mapping[str, Any]) -> None:
@@ -437,6 +463,7 @@ def _operation(row: Row[Any]) -> Operation:
         state=OperationState(row.state),
         asks=tuple(map(datetime.fromisoformat, json.loads(row.asks))) or (row.first_asked_at,),
         unknown_because=row.unknown_because,
+        livemode=row.livemode,
     )
 
 

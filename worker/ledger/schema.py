@@ -1,5 +1,6 @@
 """The tables. What they hold is for ever: an order's row is what keeps it from being charged twice."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -7,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from worker.letter import ItemState, LetterState
 from worker.payment import OperationState, PaymentState
 
 
@@ -32,7 +34,7 @@ class UtcTime(TypeDecorator[datetime]):
         return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored.astimezone(UTC)
 
 
-def _one_of(column: str, states: type[PaymentState] | type[OperationState]) -> str:
+def _one_of(column: str, states: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(repr(str(state)) for state in states)})"
 
 
@@ -93,6 +95,7 @@ OPERATIONS: Final = sa.Table(
     sa.Column("asks", sa.Text, nullable=False, server_default="[]"),
     sa.Column("failures", sa.Text, nullable=False, server_default="[]"),
     sa.Column("unknown_because", sa.String(40)),
+    sa.Column("livemode", sa.Boolean(create_constraint=False)),
     sa.Column("answered_at", UtcTime),
     sa.Column("request_id", sa.String(255)),
     sa.Column("evidence", sa.Text),
@@ -143,3 +146,86 @@ PACE: Final = sa.Table(
     sa.Column("slowed_to", sa.Double),
     sa.Column("slowed_at", sa.Double),
 )
+
+# Dead letters, as operators work on them; never deleted.
+LETTERS: Final = sa.Table(
+    "letters",
+    METADATA,
+    sa.Column("letter_id", sa.String(40), primary_key=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("reason", sa.String(60), nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("cause", sa.String(200), nullable=False),
+    sa.Column("group_id", sa.String(20), nullable=False),
+    sa.Column("order_id", sa.String(64)),
+    sa.Column("amount_minor", sa.BigInteger),
+    sa.Column("currency", sa.String(3)),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("properties", sa.Text, nullable=False),
+    sa.Column("unreadable", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    # how often it landed, and the last time: one arrival that is seen again counts once
+    sa.Column("landings", sa.Integer, nullable=False),
+    sa.Column("landing_id", sa.String(255), nullable=False),
+    sa.Column("first_seen", UtcTime),
+    sa.Column("landed_at", UtcTime, nullable=False),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    sa.Column("edited_from", sa.String(40), sa.ForeignKey("letters.letter_id")),
+    sa.Column("history", sa.Text, nullable=False),
+    sa.CheckConstraint(_one_of("state", LetterState), name="state"),
+)
+sa.Index("ix_letters_state", LETTERS.c.state, LETTERS.c.landed_at, LETTERS.c.letter_id)
+sa.Index("ix_letters_order", LETTERS.c.order_id)
+# Holds all that is asked of a group, so that 100,000 letters are summed without being read.
+sa.Index(
+    "ix_letters_group",
+    LETTERS.c.state,
+    LETTERS.c.group_id,
+    LETTERS.c.cause,
+    LETTERS.c.currency,
+    LETTERS.c.amount_minor,
+    LETTERS.c.landed_at,
+)
+
+# Who did what to which letters, when and why. Append-only: triggers refuse to change or delete a row.
+ACTS: Final = sa.Table(
+    "acts",
+    METADATA,
+    sa.Column("act_id", sa.Integer, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("by", sa.String(100), nullable=False),
+    sa.Column("act", sa.String(20), nullable=False),
+    sa.Column("letter_id", sa.String(40)),
+    sa.Column("replay_id", sa.String(40)),
+    sa.Column("why", sa.Text),
+)
+sa.Index("ix_acts_letter", ACTS.c.letter_id)
+
+# A replay: a selection of letters, frozen when it was made.
+REPLAYS: Final = sa.Table(
+    "replays",
+    METADATA,
+    sa.Column("replay_id", sa.String(40), primary_key=True),
+    sa.Column("made_at", UtcTime, nullable=False),
+    sa.Column("by", sa.String(100), nullable=False),
+    sa.Column("selection", sa.Text, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.Column("ended_because", sa.String(200)),
+)
+
+REPLAY_ITEMS: Final = sa.Table(
+    "replay_items",
+    METADATA,
+    sa.Column("replay_id", sa.String(40), sa.ForeignKey("replays.replay_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("letter_id", sa.String(40), sa.ForeignKey("letters.letter_id"), nullable=False),
+    # the letter's own count when it was chosen: one that has landed since is not the one that was meant
+    sa.Column("landings", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("said", sa.Text),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    sa.CheckConstraint(_one_of("state", ItemState), name="state"),
+)
+sa.Index("ix_replay_items_letter", REPLAY_ITEMS.c.letter_id)
+sa.Index("ix_replay_items_state", REPLAY_ITEMS.c.replay_id, REPLAY_ITEMS.c.state, REPLAY_ITEMS.c.position)

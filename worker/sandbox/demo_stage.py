@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import aio_pika
 import aiohttp
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from worker.app import bus_names
@@ -36,6 +36,7 @@ LATENCY_S: Final = (0.1, 0.5)
 CLOCK_SKEW_S: Final = 300  # between this machine and Stripe, when asking for what was created since
 START_TIMEOUT_S: Final = 30.0
 COMMAND_TIMEOUT_S: Final = 30.0
+LETTERS_TIMEOUT_S: Final = 10.0
 _FROM_OUTSIDE: Final = ("AMQP_URL", "AMQP_URL_FILE", "STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_BASE")
 
 
@@ -257,6 +258,18 @@ async def count_messages(connection: AbstractConnection, names: BusNames) -> int
             for name in sorted(names.own_queues() - {names.dead_letters_queue})
         ]
     return sum(queue.declaration_result.message_count or 0 for queue in queues)
+
+
+async def letters_are_taken_in(connection: AbstractConnection, names: BusNames) -> None:
+    """Wait until no dead letter lies in the queue any more. Raises TimeoutError."""
+    async with connection.channel() as channel, asyncio.timeout(LETTERS_TIMEOUT_S):
+        while await _ready(channel, names.dead_letters_queue):  # noqa: ASYNC110 - the broker sends no event
+            await asyncio.sleep(0.05)
+
+
+async def _ready(channel: AbstractChannel, queue: str) -> int:
+    declared = await channel.declare_queue(queue, passive=True)
+    return declared.declaration_result.message_count or 0
 
 
 async def _get_page(session: aiohttp.ClientSession, url: str, query: Mapping[str, str | int]) -> dict[str, Any]:

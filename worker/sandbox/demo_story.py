@@ -9,7 +9,7 @@ from typing import Any, Final
 from schemas import OrderCreatedData
 from worker.sandbox.demo_screen import Screen
 from worker.sandbox.demo_services import FulfilmentService, OrderService
-from worker.sandbox.demo_stage import STRIPE, DemoFailed, Stage, connect, count_messages
+from worker.sandbox.demo_stage import STRIPE, DemoFailed, Stage, connect, count_messages, letters_are_taken_in
 from worker.sandbox.demo_verdict import PlacedOrder, Sighting, judge, was_asked_again
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -173,6 +173,9 @@ class Story:
             "it took from its queue) and `payment-worker dead-letters list`; not the worker's ledger.",
         )
         with screen.waiting("stopping the worker, counting"):
+            async with await connect(stage.amqp_url) as connection:
+                with contextlib.suppress(TimeoutError):  # the verdict tells what is missing then
+                    await letters_are_taken_in(connection, stage.names)
             stop_code = await stage.worker.stop()
             try:
                 await self._fulfilment.hear_the_rest(timeout_s=WAIT_S)

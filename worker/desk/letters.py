@@ -1,0 +1,327 @@
+"""`dead-letters list, groups, show, history, discard, restore`."""
+
+import argparse
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas import to_major
+from worker.desk.screen import ago, print_json, print_pairs, print_table, say
+from worker.desk.words import chosen_letters, described, operator, require_narrow
+from worker.errors import ConfigurationError
+from worker.ledger import letters, replays
+from worker.ledger.ledger import Ledger
+from worker.ledger.letters import LetterFilter
+from worker.ledger.migrate import require_head
+from worker.letter import Letter, LetterState, Verdict, judge, told_value
+from worker.payment import Operation, Payment, conflict_with
+from worker.read_order import order_in
+from worker.settings import Settings
+
+
+@asynccontextmanager
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """The ledger that the worker writes. Raises LedgerUnavailable, and ConfigurationError for another version's."""
+    async with Ledger(settings.database_url.get_secret_value()) as ledger:
+        require_head(ledger.engine)
+        yield ledger
+
+
+async def show_list(settings: Settings, arguments: argparse.Namespace) -> None:
+    """The letters, oldest landing first."""
+    chosen, now = chosen_letters(arguments), datetime.now(UTC)
+    async with open_ledger(settings) as ledger:
+        found = await ledger.run(letters.find_heads, chosen, limit=arguments.limit)
+        total = len(found) if len(found) < arguments.limit else await ledger.run(letters.count, chosen)
+    if arguments.json:
+        print_json([record(letter, now=now) for letter in found])
+        return
+    if not found:
+        say("No such letters.")
+        return
+    print_table(
+        {"id": False, "order": True, "reason": False, "age": False, "value": False, "error": True},
+        [
+            (
+                letter.letter_id,
+                letter.order_id or "–",
+                letter.reason if letter.state is LetterState.OPEN else f"{letter.reason} ({letter.state})",
+                ago(letter.landed_at, now=now),
+                told_value(letter.amount_minor, letter.currency) or "–",
+                letter.error,
+            )
+            for letter in found
+        ],
+    )
+    if total > len(found):
+        say(f"{len(found)} of {total} shown; see --limit")
+
+
+async def show_groups(settings: Settings, arguments: argparse.Namespace) -> None:
+    """The letters by cause."""
+    now = datetime.now(UTC)
+    async with open_ledger(settings) as ledger:
+        found = await ledger.run(letters.groups, chosen_letters(arguments))
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "group": group.group_id,
+                    "cause": group.cause,
+                    "count": group.count,
+                    "first": group.first,
+                    "last": group.last,
+                    "value": {currency: str(to_major(minor, currency)) for currency, minor in group.value.items()},
+                }
+                for group in found
+            ]
+        )
+        return
+    if not found:
+        say("No such letters.")
+        return
+    print_table(
+        {"group": False, "count": False, "first": False, "last": False, "value at risk": True, "cause": True},
+        [
+            (
+                group.group_id,
+                group.count,
+                ago(group.first, now=now),
+                ago(group.last, now=now),
+                told_values(group.value) or "–",
+                group.cause,
+            )
+            for group in found
+        ],
+    )
+
+
+async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Everything of one letter, the ledger's view of its order beside it, and what a replay would do."""
+    now = datetime.now(UTC)
+    async with open_ledger(settings) as ledger:
+        letter = await ledger.run(letters.read, arguments.id)
+        if letter is None:
+            raise ConfigurationError(f"no letter {arguments.id}; see dead-letters list --state all")
+        payment, operation = await ledger.run(replays.view_of_order, letter.order_id)
+        acts = await ledger.run(letters.history, letter_id=letter.letter_id, limit=1000)
+    verdict = verdict_of(letter, payment, operation, settings=settings, now=now)
+    differences = conflict_of(letter, payment)
+    if arguments.json:
+        print_json(
+            record(letter, now=now)
+            | full(letter)
+            | {
+                "verdict": verdict.kind,
+                "verdict_because": verdict.why,
+                "payment": payment_record(payment),
+                "operation": operation_record(operation, now=now),
+                "conflict": differences,
+                "acts": [act_record(act) for act in acts],
+            }
+        )
+        return
+    print_pairs(
+        {
+            "letter": f"{letter.letter_id} ({letter.state})",
+            "order": letter.order_id or "cannot be read",
+            "value": told_value(letter.amount_minor, letter.currency) or "cannot be read",
+            "reason": letter.reason,
+            "error": letter.error,
+            "group": letter.group_id,
+            "landed": f"{ago(letter.landed_at, now=now)} ago, {letter.landed_at.isoformat()}, {letter.landings} times",
+            **({"edited from": letter.edited_from} if letter.edited_from else {}),
+            "a replay": f"{verdict.kind}: {verdict.why}",
+        }
+    )
+    say()
+    if payment:
+        print_pairs({f"payment {name}": value for name, value in payment_record(payment).items() if value is not None})
+    else:
+        say("The ledger has no payment of this order.")
+    if operation:
+        told = operation_record(operation, now=now)
+        print_pairs({f"call {name}": value for name, value in told.items() if value is not None})
+    if differences:
+        print_table(
+            {"field": False, "agreed": True, "in this letter": True},
+            [(name, was, now_is) for name, (was, now_is) in differences.items()],
+        )
+    say()
+    for entry in letter.history:
+        say(f"landed {entry['at']}: {entry['reason']}: {entry['error']} ({entry['attempts']} attempts)")
+        for failure in entry["failures"]:
+            say(f"  earlier: {failure}")
+    for act in acts:
+        say(f"{act.at.isoformat(timespec='seconds')} {act.by} {act.act}{f': {act.why}' if act.why else ''}")
+    say()
+    say(f"properties: {full(letter)['properties']}")
+    say(letter.body.decode("utf-8", "backslashreplace"))
+
+
+async def show_history(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Who did what, when and why."""
+    async with open_ledger(settings) as ledger:
+        acts = await ledger.run(
+            letters.history,
+            letter_id=arguments.id,
+            order_id=arguments.order,
+            since=arguments.since,
+            limit=arguments.limit,
+        )
+    if arguments.json:
+        print_json([act_record(act) for act in acts])
+        return
+    print_table(
+        {"when": False, "who": False, "act": False, "of": False, "why": True},
+        [
+            (
+                act.at.isoformat(timespec="seconds"),
+                act.by,
+                act.act,
+                " ".join(filter(None, (act.letter_id, act.replay_id))),
+                act.why or "",
+            )
+            for act in acts
+        ],
+    )
+
+
+async def discard(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Close open letters for a reason, all of them or none."""
+    await _move(settings, arguments, LetterState.OPEN)
+
+
+async def restore(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Open discarded letters again, all of them or none."""
+    await _move(settings, arguments, LetterState.DISCARDED)
+
+
+async def _move(settings: Settings, arguments: argparse.Namespace, state: LetterState) -> None:
+    chosen, now = chosen_letters(arguments, default=state), datetime.now(UTC)
+    require_narrow(chosen, has_all=arguments.all)
+    async with open_ledger(settings) as ledger:
+        await require_known(ledger, chosen, state)
+        move = letters.discard if state is LetterState.OPEN else letters.restore
+        count = await ledger.run(move, chosen, by=operator(), why=arguments.why, now=now)
+    say(f"{count} letters {'discarded' if state is LetterState.OPEN else 'restored'} ({described(chosen)}).")
+
+
+async def require_known(ledger: Ledger, chosen: LetterFilter, state: LetterState) -> None:
+    """Raises ConfigurationError for ids that are unknown or of letters in another state, and where nothing is meant."""
+    for letter_id in chosen.ids:
+        letter = await ledger.run(letters.read, letter_id)
+        if letter is None:
+            raise ConfigurationError(f"no letter {letter_id}; nothing was done")
+        if letter.state is not state:
+            raise ConfigurationError(f"letter {letter_id} is {letter.state}, not {state}; nothing was done")
+    if await ledger.run(letters.count, chosen) == 0:
+        raise ConfigurationError(f"no {state} letters are meant by: {described(chosen)}")
+
+
+def verdict_of(
+    letter: Letter, payment: Payment | None, operation: Operation | None, *, settings: Settings, now: datetime
+) -> Verdict:
+    """What a replay of a letter would do with the worker as it is set."""
+    return judge(
+        order_in(letter),
+        payment,
+        operation,
+        livemode=settings.livemode if settings.has_stripe_key else None,
+        key_horizon_s=settings.stripe_key_horizon,
+        now=now,
+    )
+
+
+def conflict_of(letter: Letter, payment: Payment | None) -> dict[str, tuple[object, object]]:
+    """Where the letter differs from what was agreed first: {field: (agreed, in the letter)}."""
+    order = order_in(letter)
+    return conflict_with(payment, order) if payment and not isinstance(order, str) else {}
+
+
+def record(letter: Letter, *, now: datetime) -> dict[str, Any]:
+    """A letter for programs. `age_s` counts from its landing; times are ISO 8601, null where not known."""
+    return {
+        "id": letter.letter_id,
+        "state": letter.state,
+        "order_id": letter.order_id,
+        "event_id": letter.properties.message_id,
+        "reason": letter.reason,
+        "error": letter.error,
+        "group": letter.group_id,
+        "value": told_value(letter.amount_minor, letter.currency),
+        "attempts": letter.attempts,
+        "landings": letter.landings,
+        "first_seen": letter.first_seen.isoformat() if letter.first_seen else None,
+        "last_seen": letter.landed_at.isoformat(),
+        "age_s": round((now - letter.landed_at).total_seconds(), 1),
+        "size_bytes": letter.size_bytes,
+        "edited_from": letter.edited_from,
+        "history": [failure for entry in letter.history for failure in entry["failures"]],
+    }
+
+
+def full(letter: Letter) -> dict[str, Any]:
+    """What only the single letter shows."""
+    properties = {
+        name: value
+        for name in ("content_type", "correlation_id", "reply_to", "type", "app_id", "timestamp", "headers")
+        if (value := getattr(letter.properties, name))
+    }
+    return {
+        "properties": properties,
+        "body": letter.body.decode("utf-8", "backslashreplace"),
+        "landed": [dict(entry) for entry in letter.history],
+    }
+
+
+def payment_record(payment: Payment | None) -> dict[str, Any]:
+    """A payment for programs."""
+    if payment is None:
+        return {}
+    return {
+        "order_id": payment.order_id,
+        "state": payment.state,
+        "value": told_value(payment.amount_minor, payment.currency),
+        "customer_id": payment.customer_id,
+        "stripe_account": payment.stripe_account,
+        "payment_id": payment.payment_id,
+        "status": payment.status,
+        "livemode": payment.livemode,
+        "sequence": payment.sequence,
+    }
+
+
+def operation_record(operation: Operation | None, *, now: datetime) -> dict[str, Any]:
+    """A call to Stripe for programs; key_age_s counts from the key's first use."""
+    if operation is None:
+        return {}
+    return {
+        "kind": operation.kind,
+        "attempt": operation.attempt,
+        "state": operation.state,
+        "idempotency_key": operation.idempotency_key,
+        "key_age_s": round((now - operation.first_asked_at).total_seconds()),
+        "livemode": operation.livemode,
+        "unknown_because": operation.unknown_because,
+        "asked": [moment.isoformat() for moment in operation.asks],
+        "params": dict(operation.params),
+    }
+
+
+def act_record(act: letters.Act) -> dict[str, Any]:
+    """A line of the history for programs."""
+    return {
+        "at": act.at.isoformat(),
+        "by": act.by,
+        "act": act.act,
+        "letter_id": act.letter_id,
+        "replay_id": act.replay_id,
+        "why": act.why,
+    }
+
+
+def told_values(value: Mapping[str, int]) -> str:
+    """Minor units by currency, as a person reads them."""
+    return ", ".join(filter(None, (told_value(minor, currency) for currency, minor in sorted(value.items()))))

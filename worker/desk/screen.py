@@ -1,0 +1,101 @@
+"""What the desk's commands print: tables for people, JSON for programs, nothing that steers a terminal."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+# Not on a terminal there is no width to fit, and a folded id could be neither copied nor grepped.
+PIPED_WIDTH: Final = 200
+# What a column that is folded needs to be read.
+FOLDED_WIDTH: Final = 16
+
+
+class _PipedConsole(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Leaves `… | head` to the command line, where rich would end with 1."""
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    """Standard output: colour and its own width on a terminal, plain and wide elsewhere."""
+    return _PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """For programs; times are ISO 8601."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def print_table(headings: Mapping[str, bool], rows: Iterable[Sequence[object]]) -> None:
+    """headings: each with whether it may be folded; ids may not, or they could not be copied.
+
+    Where the terminal is too narrow for that, a row is a line of what may not be folded, and the rest below it.
+    """
+    told = [tuple(visible(str(cell)) for cell in row) for row in rows]
+    screen = console()
+    if screen.width < _least_width(headings, told):
+        for row in told:
+            kept = [cell for cell, may_fold in zip(row, headings.values(), strict=True) if not may_fold]
+            screen.print(escape("  ".join(kept)), soft_wrap=True)
+            for cell, (heading, may_fold) in zip(row, headings.items(), strict=True):
+                if may_fold:
+                    screen.print(Padding(escape(f"{heading}: {cell}"), (0, 0, 0, 2)))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, may_fold in headings.items():
+        table.add_column(heading, overflow="fold", no_wrap=not may_fold)
+    for row in told:
+        table.add_row(*map(escape, row))
+    screen.print(table)
+
+
+def _least_width(headings: Mapping[str, bool], rows: Sequence[Sequence[str]]) -> int:
+    widths = [
+        FOLDED_WIDTH if may_fold else max(map(len, (heading, *(row[number] for row in rows))))
+        for number, (heading, may_fold) in enumerate(headings.items())
+    ]
+    return sum(widths) + 2 * len(widths)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Name and value, a line each."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(escape(name), escape(visible(str(value))))
+    console().print(table)
+
+
+def say(text: str = "") -> None:
+    """A line; what a stranger wrote in it is escaped."""
+    console().print(escape(visible(text)), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Control characters spelled out: a message must not steer the terminal that shows it."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
+def ago(moment: datetime | None, *, now: datetime) -> str:
+    """Relative, as one reads it at night."""
+    return span((now - moment).total_seconds()) if moment else "?"
+
+
+def span(seconds: float) -> str:
+    """A time in its largest unit."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _plain(value: object) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

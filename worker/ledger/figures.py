@@ -1,0 +1,193 @@
+"""Reads for alarms, for the status and for the life of one payment, one function each; they change nothing.
+
+They run inside one transaction, as those of moves.py do. Figures of letters are in letters.py.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from worker import pace
+from worker.ledger import moves
+from worker.ledger.schema import EVENTS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.payment import OperationState, Payment
+
+# A key past this part of its horizon has hours left in which asking again still tells.
+NEAR_HORIZON: Final = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls that hold money up. oldest: when the first of them was first asked. value: minor units by currency."""
+
+    count: int = 0
+    oldest: datetime | None = None
+    value: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyFigures:
+    """unknown: calls whose outcome asking again cannot tell. near_horizon: those it still tells, not for long.
+
+    oldest_key: when the oldest key that is still asked with was first used, near its horizon or not.
+    """
+
+    unknown: Calls
+    near_horizon: Calls
+    oldest_key: datetime | None
+
+
+def money_figures(conn: Connection, *, now: datetime, key_horizon_s: float) -> MoneyFigures:
+    """Calls without an answer, by what can still be done about them."""
+    first_asked = OPERATIONS.c.first_asked_at
+    is_near = first_asked < now - timedelta(seconds=NEAR_HORIZON * key_horizon_s)
+    rows = conn.execute(
+        sa.select(
+            OPERATIONS.c.state,
+            PAYMENTS.c.currency,
+            sa.func.count().label("number"),
+            sa.func.min(first_asked).label("oldest"),
+            sa.func.sum(PAYMENTS.c.amount_minor).label("value"),
+            sa.func.sum(sa.case((is_near, 1), else_=0)).label("near_number"),
+            sa.func.sum(sa.case((is_near, PAYMENTS.c.amount_minor), else_=0)).label("near_value"),
+        )
+        .join(PAYMENTS, PAYMENTS.c.order_id == OPERATIONS.c.order_id)
+        .where(moves.IS_OPEN)
+        .group_by(OPERATIONS.c.state, PAYMENTS.c.currency)
+    ).all()
+    unknown = [row for row in rows if row.state == OperationState.UNKNOWN]
+    started = [row for row in rows if row.state == OperationState.STARTED]
+    near = [row for row in started if row.near_number]
+    return MoneyFigures(
+        unknown=Calls(
+            sum(int(row.number) for row in unknown), _oldest(unknown), {row.currency: int(row.value) for row in unknown}
+        ),
+        near_horizon=Calls(
+            sum(int(row.near_number) for row in near),
+            _oldest(near),
+            {row.currency: int(row.near_value) for row in near},
+        ),
+        oldest_key=_oldest(started),
+    )
+
+
+def workers_alive(conn: Connection, *, now: datetime, within_s: float) -> int:
+    """How many workers gave a sign of life within so many seconds."""
+    seen = WORKERS.c.seen_at > now - timedelta(seconds=within_s)
+    return conn.scalar(sa.select(sa.func.count()).select_from(WORKERS).where(seen)) or 0
+
+
+def per_second_now(conn: Connection, *, endpoint: str, limit: float, now: float) -> float:
+    """The rate that all workers keep to; the limit where nothing has slowed them.
+
+    now: seconds since the epoch; PostgreSQL's own clock is taken instead where there is one, as in turns.py.
+    """
+    clock: Any = sa.literal(now)
+    if conn.dialect.name == "postgresql":
+        clock = sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
+    asked = sa.select(PACE.c.slowed_to, PACE.c.slowed_at, clock.label("now")).where(PACE.c.endpoint == endpoint)
+    row = conn.execute(asked).first()
+    if row is None:
+        return limit
+    return pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=row.now)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """All that is kept of one call, but for its parameters, which hold private data.
+
+    asks: when it may have been asked, oldest first. failures: what came instead of an answer, as JSON objects with
+    at, reason and error. evidence: what its end rests on. claimed_by: the worker that asks right now.
+    """
+
+    kind: str
+    attempt: int
+    state: OperationState
+    idempotency_key: str
+    stripe_account: str | None
+    livemode: bool | None
+    first_asked_at: datetime
+    asks: Sequence[datetime]
+    failures: Sequence[Mapping[str, Any]]
+    unknown_because: str | None
+    claimed_by: str | None
+    answered_at: datetime | None
+    request_id: str | None
+    evidence: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEvent:
+    """An event. published_at: None while no queue has it."""
+
+    event_id: str
+    type: str
+    sequence: int
+    staged_at: datetime
+    published_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentLife:
+    """A payment, its calls and its events, both in their order."""
+
+    payment: Payment
+    opened_at: datetime
+    moved_at: datetime
+    calls: Sequence[Call]
+    events: Sequence[StagedEvent]
+
+
+def payment_life(conn: Connection, order_id: str) -> PaymentLife | None:
+    """All that the ledger has of an order, but for its letters; None where no payment was opened."""
+    payment = moves.read_payment(conn, order_id)
+    if payment is None:
+        return None
+    times = conn.execute(
+        sa.select(PAYMENTS.c.opened_at, PAYMENTS.c.moved_at).where(PAYMENTS.c.order_id == order_id)
+    ).one()
+    calls = conn.execute(
+        sa.select(OPERATIONS)
+        .where(OPERATIONS.c.order_id == order_id)
+        .order_by(OPERATIONS.c.first_asked_at, OPERATIONS.c.attempt)
+    )
+    events = conn.execute(
+        sa.select(EVENTS.c.event_id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.staged_at, EVENTS.c.published_at)
+        .where(EVENTS.c.order_id == order_id)
+        .order_by(EVENTS.c.sequence)
+    )
+    return PaymentLife(
+        payment=payment,
+        opened_at=times.opened_at,
+        moved_at=times.moved_at,
+        calls=[_call(row) for row in calls],
+        events=[StagedEvent(**row._mapping) for row in events],
+    )
+
+
+def _oldest(rows: Sequence[Row[Any]]) -> datetime | None:
+    return min((row.oldest for row in rows), default=None)
+
+
+def _call(row: Row[Any]) -> Call:
+    return Call(
+        kind=row.kind,
+        attempt=row.attempt,
+        state=OperationState(row.state),
+        idempotency_key=row.idempotency_key,
+        stripe_account=row.stripe_account,
+        livemode=row.livemode,
+        first_asked_at=row.first_asked_at,
+        asks=tuple(map(datetime.fromisoformat, json.loads(row.asks))) or (row.first_asked_at,),
+        failures=json.loads(row.failures),
+        unknown_because=row.unknown_because,
+        claimed_by=row.claimed_by,
+        answered_at=row.answered_at,
+        request_id=row.request_id,
+        evidence=json.loads(row.evidence) if row.evidence else None,
+    )

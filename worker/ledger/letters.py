@@ -1,0 +1,497 @@
+"""Every read and write of dead letters and of what operators do to them, one function each; replays have replays.py.
+
+They run inside one transaction, as those of moves.py do. Each act is written down in the transaction that does it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from itertools import accumulate
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from worker.errors import StaleMove
+from worker.ledger import moves
+from worker.ledger.moves import insert_if_absent
+from worker.ledger.schema import ACTS, LETTERS, REPLAY_ITEMS
+from worker.letter import ItemState, Landing, Letter, LetterState, properties_from_json, properties_to_json
+from worker.payment import Operation, Payment, dead_letter_id
+
+# Landings kept of one letter; each holds at most a budget's worth of failures.
+MOST_KEPT: Final = 50
+# Rows of one statement: SQLite takes 32,766 values, PostgreSQL 65,535.
+CHUNK: Final = 500
+# Bodies held at once where many letters pass through: a broker may take messages of megabytes.
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+WORKER: Final = "payment-worker"
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which letters are meant: all conditions together, none of them for all. since: landed at or after.
+
+    text: a piece of the error or of the body, byte for byte.
+    """
+
+    ids: tuple[str, ...] = ()
+    states: tuple[LetterState, ...] = ()
+    reason: str | None = None
+    order_id: str | None = None
+    group_id: str | None = None
+    since: datetime | None = None
+    text: str | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing but the state narrows it down."""
+        return replace(self, states=()) == LetterFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """Letters of one cause. value: minor units by currency, of those that tell it."""
+
+    group_id: str
+    cause: str
+    count: int
+    first: datetime
+    last: datetime
+    value: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One line of the history."""
+
+    act_id: int
+    at: datetime
+    by: str
+    act: str
+    letter_id: str | None
+    replay_id: str | None
+    why: str | None
+
+
+def land(conn: Connection, letter: Letter, landing: Landing, *, other_id: str, now: datetime) -> str:
+    """Keep a message that became a dead letter; returns the word for it in the history, "known" for nothing new.
+
+    letter: as it would be if it were new. The same message again is the same letter, open again, with one more entry
+    in its history; a replay of it has failed then. The same arrival again changes nothing, nor does one of before.
+    other_id: taken where another message has the letter's id, which it may have been given by anybody.
+    """
+    for letter_id in _ids_of(letter, other_id):
+        letter = replace(letter, letter_id=letter_id)
+        if insert_if_absent(conn, LETTERS, _row(replace(letter, history=(_entry(landing, now),)))):
+            note(conn, "landed", by=WORKER, letter_ids=[letter_id], why=letter.cause, now=now)
+            return "landed"
+        if body_of(conn, letter_id) == letter.body:
+            break
+    before = read(conn, letter.letter_id, lock=True)
+    if before is None or landing.landing_id in (entry.get("landing_id") for entry in before.history):
+        return "known"
+    conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == letter.letter_id)
+        .values(
+            state=LetterState.OPEN,
+            reason=letter.reason,
+            error=letter.error,
+            cause=letter.cause,
+            group_id=letter.group_id,
+            attempts=letter.attempts,
+            landings=before.landings + 1,
+            landing_id=landing.landing_id,
+            landed_at=letter.landed_at,
+            moved_at=now,
+            history=_json([*before.history, _entry(landing, now)][-MOST_KEPT:]),
+        )
+    )
+    _end_items(conn, letter.letter_id, ItemState.FAILED, said=letter.cause, now=now)
+    act = "reopened" if before.state is not LetterState.OPEN else "landed again"
+    note(conn, act, by=WORKER, letter_ids=[letter.letter_id], why=letter.cause, now=now)
+    return act
+
+
+def body_of(conn: Connection, letter_id: str) -> bytes | None:
+    """The body of a letter that is kept, if it is."""
+    return conn.scalar(sa.select(LETTERS.c.body).where(LETTERS.c.letter_id == letter_id))
+
+
+def resolve(conn: Connection, letter_id: str, *, said: str, now: datetime) -> bool:
+    """A replay has come to an outcome. False where the letter was not being replayed."""
+    resolved = conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == letter_id, LETTERS.c.state == LetterState.REPLAYING)
+        .values(state=LetterState.RESOLVED, moved_at=now)
+    )
+    if resolved.rowcount == 1:
+        _end_items(conn, letter_id, ItemState.RESOLVED, said=said, now=now)
+        note(conn, "resolved", by=WORKER, letter_ids=[letter_id], why=said, now=now)
+    return resolved.rowcount == 1
+
+
+def read(conn: Connection, letter_id: str, *, lock: bool = False) -> Letter | None:
+    """One letter with all that it holds. lock: until this transaction ends."""
+    asked = sa.select(LETTERS).where(LETTERS.c.letter_id == letter_id)
+    row = conn.execute(_locked(asked) if lock else asked).first()
+    return _letter(row) if row else None
+
+
+def hold(conn: Connection, letter_ids: Sequence[str]) -> None:
+    """Lock many letters until this transaction ends: in one order, or two who do so could wait for each other."""
+    for some in _chunks(sorted(letter_ids)):
+        conn.execute(_ids_in_order(LETTERS.c.letter_id.in_(some)))
+
+
+def find(
+    conn: Connection, chosen: LetterFilter, *, limit: int, after: tuple[datetime, str] | None = None
+) -> Sequence[Letter]:
+    """A page of letters, oldest landing first. after: landed_at and letter_id of the last one of the page before."""
+    rows = conn.execute(_paged(sa.select(LETTERS).where(*_conditions(conn, chosen)), limit=limit, after=after))
+    return [_letter(row) for row in rows]
+
+
+def find_heads(conn: Connection, chosen: LetterFilter, *, limit: int) -> Sequence[Letter]:
+    """The first letters as of find, with empty bodies."""
+    columns = [column for column in LETTERS.c if column is not LETTERS.c.body]
+    asked = sa.select(*columns, sa.literal(b"", sa.LargeBinary()).label("body")).where(*_conditions(conn, chosen))
+    return [_letter(row) for row in conn.execute(_paged(asked, limit=limit, after=None))]
+
+
+def find_some(
+    conn: Connection, chosen: LetterFilter, *, limit: int, after: tuple[datetime, str] | None = None
+) -> Sequence[Letter]:
+    """A page as of find that ends before its bodies exceed CHUNK_BYTES, but after the first letter at the earliest."""
+    asked = sa.select(LETTERS.c.size_bytes).where(*_conditions(conn, chosen))
+    sizes = conn.scalars(_paged(asked, limit=limit, after=after)).all()
+    fitting = sum(total <= CHUNK_BYTES for total in accumulate(sizes))
+    return find(conn, chosen, limit=max(1, fitting), after=after)
+
+
+def count(conn: Connection, chosen: LetterFilter) -> int:
+    """How many letters a filter means."""
+    return conn.scalar(sa.select(sa.func.count()).select_from(LETTERS).where(*_conditions(conn, chosen))) or 0
+
+
+def groups(conn: Connection, chosen: LetterFilter) -> Sequence[LetterGroup]:
+    """The letters by cause, the largest group first."""
+    columns = (LETTERS.c.group_id, LETTERS.c.cause, LETTERS.c.currency)
+    rows = conn.execute(
+        sa.select(
+            *columns,
+            sa.func.count(),
+            sa.func.min(LETTERS.c.landed_at),
+            sa.func.max(LETTERS.c.landed_at),
+            sa.func.sum(LETTERS.c.amount_minor),
+        )
+        .where(*_conditions(conn, chosen))
+        .group_by(*columns)
+    )
+    found: dict[str, LetterGroup] = {}
+    for group_id, cause, currency, number, first, last, value in rows:
+        known = found.get(group_id) or LetterGroup(group_id, cause, 0, first, last, {})
+        worth = known.value | ({currency: int(value)} if currency and value else {})
+        found[group_id] = LetterGroup(
+            group_id, cause, known.count + number, min(known.first, first), max(known.last, last), worth
+        )
+    return sorted(found.values(), key=lambda group: (-group.count, group.group_id))
+
+
+def discard(conn: Connection, chosen: LetterFilter, *, by: str, why: str, now: datetime) -> int:
+    """Close open letters for good reason; returns how many."""
+    return _move(conn, chosen, LetterState.OPEN, LetterState.DISCARDED, "discarded", by=by, why=why, now=now)
+
+
+def restore(conn: Connection, chosen: LetterFilter, *, by: str, why: str | None, now: datetime) -> int:
+    """Open discarded letters again; returns how many."""
+    return _move(conn, chosen, LetterState.DISCARDED, LetterState.OPEN, "restored", by=by, why=why, now=now)
+
+
+def replace_by_edited(conn: Connection, old_id: str, edited: Letter, *, by: str, why: str, now: datetime) -> None:
+    """Close an open letter and keep the edited one in its place. Raises StaleMove where it is not open any more."""
+    closed = conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == old_id, LETTERS.c.state == LetterState.OPEN)
+        .values(state=LetterState.RESOLVED, moved_at=now)
+    )
+    if closed.rowcount != 1 or not insert_if_absent(conn, LETTERS, _row(edited)):
+        raise StaleMove(f"{old_id} is not open any more, or was edited so before")
+    note(conn, "edited", by=by, letter_ids=[old_id], why=f"into {edited.letter_id}: {why}", now=now)
+    note(conn, "made by edit", by=by, letter_ids=[edited.letter_id], why=f"from {old_id}: {why}", now=now)
+
+
+# What an edit makes of a letter: the corrected one, and the words for the history. It raises what forbids the edit,
+# and is handed a look at an order: its payment and its calls, the oldest first.
+LookAtOrder = Callable[[str], tuple[Payment | None, Sequence[Operation]]]
+Correct = Callable[[Letter, LookAtOrder], tuple[Letter, str]]
+
+
+def edit_all(
+    conn: Connection, letter_ids: Sequence[str], *, correct: Correct, by: str, now: datetime
+) -> list[tuple[str, str]]:
+    """Put a corrected letter in the place of each, all or none; returns old and new ids.
+
+    What forbids an edit is looked at in the transaction that makes it. Raises StaleMove where one is not open any
+    more, and whatever `correct` raises.
+    """
+
+    def look(order_id: str) -> tuple[Payment | None, Sequence[Operation]]:
+        return moves.read_payment(conn, order_id), moves.operations_of(conn, order_id)
+
+    hold(conn, letter_ids)
+    edited = []
+    for letter_id in letter_ids:
+        letter = read(conn, letter_id)
+        if letter is None or letter.state is not LetterState.OPEN:
+            raise StaleMove(f"{letter_id} is not open any more; nothing was done")
+        corrected, why = correct(letter, look)
+        replace_by_edited(conn, letter_id, corrected, by=by, why=why, now=now)
+        edited.append((letter_id, corrected.letter_id))
+    return edited
+
+
+def add_all(conn: Connection, letters: Iterable[Letter], *, by: str, why: str, now: datetime) -> tuple[int, int]:
+    """Keep letters that come from elsewhere, all or none; returns how many were new, and how many were here.
+
+    letters: taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
+    """
+    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(LETTERS)
+    insert_absent = insert.on_conflict_do_nothing().returning(LETTERS.c.letter_id)
+    added, known = 0, 0
+    for some in _batches(letters):
+        new = [str(letter_id) for letter_id in conn.scalars(insert_absent, [_row(letter) for letter in some])]
+        note(conn, "imported", by=by, letter_ids=new, why=why, now=now)
+        added += len(new)
+        known += len(some) - len(new)
+    return added, known
+
+
+def note(
+    conn: Connection,
+    act: str,
+    *,
+    by: str,
+    letter_ids: Sequence[str],
+    why: str | None,
+    now: datetime,
+    replay_id: str | None = None,
+) -> None:
+    """Write down what was done, a line for each letter."""
+    for some in _chunks(letter_ids):
+        line = {"at": now, "by": by, "act": act, "replay_id": replay_id, "why": why}
+        conn.execute(sa.insert(ACTS), [line | {"letter_id": letter_id} for letter_id in some])
+
+
+def note_replay(conn: Connection, act: str, replay_id: str, *, by: str, why: str, now: datetime) -> None:
+    """Write down what was done to a replay as a whole."""
+    conn.execute(sa.insert(ACTS).values(at=now, by=by, act=act, replay_id=replay_id, why=why))
+
+
+def history(
+    conn: Connection,
+    *,
+    letter_id: str | None = None,
+    order_id: str | None = None,
+    since: datetime | None = None,
+    limit: int,
+) -> Sequence[Act]:
+    """The last acts, oldest first."""
+    asked = sa.select(ACTS).order_by(ACTS.c.act_id.desc()).limit(limit)
+    if letter_id:
+        asked = asked.where(ACTS.c.letter_id == letter_id)
+    if order_id:
+        asked = asked.where(ACTS.c.letter_id.in_(sa.select(LETTERS.c.letter_id).where(LETTERS.c.order_id == order_id)))
+    if since:
+        asked = asked.where(ACTS.c.at >= since)
+    return [Act(**row._mapping) for row in conn.execute(asked)][::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFigures:
+    """What alarms are made of. value: minor units by currency, of open letters that tell it."""
+
+    by_state: dict[str, int]
+    oldest_open: datetime | None
+    value: dict[str, int]
+
+
+def figures(conn: Connection) -> LetterFigures:
+    """Counts and values, for the gauges and the status."""
+    counts = conn.execute(sa.select(LETTERS.c.state, sa.func.count()).group_by(LETTERS.c.state))
+    by_state: dict[str, int] = dict(counts.all())
+    is_open = LETTERS.c.state == LetterState.OPEN
+    oldest = conn.scalar(sa.select(sa.func.min(LETTERS.c.landed_at)).where(is_open))
+    worth = conn.execute(
+        sa.select(LETTERS.c.currency, sa.func.sum(LETTERS.c.amount_minor))
+        .where(is_open, LETTERS.c.currency.is_not(None))
+        .group_by(LETTERS.c.currency)
+    )
+    return LetterFigures(by_state, oldest, {currency: int(value) for currency, value in worth})
+
+
+def ids_of(conn: Connection, chosen: LetterFilter) -> list[tuple[str, int]]:
+    """Id and number of landings of each letter, oldest landing first."""
+    asked = sa.select(LETTERS.c.letter_id, LETTERS.c.landings).where(*_conditions(conn, chosen))
+    return [(row[0], row[1]) for row in conn.execute(asked.order_by(LETTERS.c.landed_at, LETTERS.c.letter_id))]
+
+
+def _move(
+    conn: Connection,
+    chosen: LetterFilter,
+    before: LetterState,
+    after: LetterState,
+    act: str,
+    *,
+    by: str,
+    why: str | None,
+    now: datetime,
+) -> int:
+    """All at once: those that are locked here are those that move, and are written down."""
+    held = _ids_in_order(*_conditions(conn, replace(chosen, states=(before,))))
+    letter_ids = [str(letter_id) for letter_id in conn.scalars(held)]
+    for some in _chunks(letter_ids):
+        conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id.in_(some)).values(state=after, moved_at=now))
+    note(conn, act, by=by, letter_ids=letter_ids, why=why, now=now)
+    return len(letter_ids)
+
+
+def _end_items(conn: Connection, letter_id: str, state: ItemState, *, said: str, now: datetime) -> None:
+    conn.execute(
+        sa.update(REPLAY_ITEMS)
+        .where(REPLAY_ITEMS.c.letter_id == letter_id, REPLAY_ITEMS.c.state == ItemState.SENT)
+        .values(state=state, said=said, moved_at=now)
+    )
+
+
+def _conditions(conn: Connection, chosen: LetterFilter) -> Iterator[sa.ColumnElement[bool]]:
+    if chosen.ids:
+        yield LETTERS.c.letter_id.in_(chosen.ids)
+    # Named in any case, so that the index that starts with it serves.
+    yield LETTERS.c.state.in_(chosen.states or tuple(LetterState))
+    for column, wanted in (
+        (LETTERS.c.reason, chosen.reason),
+        (LETTERS.c.order_id, chosen.order_id),
+        (LETTERS.c.group_id, chosen.group_id),
+    ):
+        if wanted is not None:
+            yield column == wanted
+    if chosen.since:
+        yield LETTERS.c.landed_at >= chosen.since
+    if chosen.text:
+        piece = sa.literal(chosen.text.encode("utf-8", "surrogateescape"), sa.LargeBinary())
+        if conn.dialect.name == "sqlite":
+            texts = (LETTERS.c.body, sa.cast(LETTERS.c.error, sa.LargeBinary))
+            yield sa.or_(*(sa.func.instr(text, piece) > 0 for text in texts))
+        else:
+            columns = (LETTERS.c.body, sa.func.convert_to(LETTERS.c.error, "UTF8"))
+            yield sa.or_(*(sa.func.position(piece.op("IN")(column)) > 0 for column in columns))
+
+
+def _ids_of(letter: Letter, other_id: str) -> Iterator[str]:
+    """Its own is the first that no other message has, now and ever after: what is kept keeps its body."""
+    yield letter.letter_id
+    while True:
+        yield other_id
+        other_id = dead_letter_id(letter.body, {"beside": other_id})
+
+
+def _ids_in_order(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+    """Of the letters that are meant, which are locked in that order."""
+    return _locked(sa.select(LETTERS.c.letter_id).where(*conditions).order_by(LETTERS.c.letter_id))
+
+
+def _locked(asked: sa.Select[Any]) -> sa.Select[Any]:
+    """As an update locks rows: a replay that is being made refers to them meanwhile, and neither waits."""
+    return asked.with_for_update(key_share=True)
+
+
+def _paged(asked: sa.Select[Any], *, limit: int, after: tuple[datetime, str] | None) -> sa.Select[Any]:
+    if after:
+        moment, letter_id = sa.literal(after[0], LETTERS.c.landed_at.type), sa.literal(after[1])
+        asked = asked.where(sa.tuple_(LETTERS.c.landed_at, LETTERS.c.letter_id) > sa.tuple_(moment, letter_id))
+    return asked.order_by(LETTERS.c.landed_at, LETTERS.c.letter_id).limit(limit)
+
+
+def _batches(letters: Iterable[Letter]) -> Iterator[Sequence[Letter]]:
+    some: list[Letter] = []
+    size = 0
+    for letter in letters:
+        some.append(letter)
+        size += len(letter.body)
+        if len(some) == CHUNK or size >= CHUNK_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _chunks(letter_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(letter_ids), CHUNK):
+        yield letter_ids[start : start + CHUNK]
+
+
+def _entry(landing: Landing, now: datetime) -> dict[str, Any]:
+    entry = asdict(landing)
+    entry |= {"at": (landing.at or now).isoformat(), "failures": list(landing.failures)}
+    entry["first_seen"] = landing.first_seen.isoformat() if landing.first_seen else None
+    return entry
+
+
+def _row(letter: Letter) -> dict[str, Any]:
+    return {
+        "letter_id": letter.letter_id,
+        "state": letter.state,
+        "reason": letter.reason,
+        "error": letter.error,
+        "cause": letter.cause,
+        "group_id": letter.group_id,
+        "order_id": letter.order_id,
+        "amount_minor": letter.amount_minor,
+        "currency": letter.currency,
+        "body": letter.body,
+        "size_bytes": len(letter.body),
+        "properties": properties_to_json(letter.properties),
+        "unreadable": _json({name: str(why) for name, why in letter.unreadable.items()}),
+        "attempts": letter.attempts,
+        "landings": letter.landings,
+        "landing_id": letter.landing_id,
+        "first_seen": letter.first_seen,
+        "landed_at": letter.landed_at,
+        "moved_at": letter.moved_at,
+        "edited_from": letter.edited_from,
+        "history": _json(list(letter.history)),
+    }
+
+
+def _letter(row: Row[Any]) -> Letter:
+    return Letter(
+        letter_id=row.letter_id,
+        state=LetterState(row.state),
+        reason=row.reason,
+        error=row.error,
+        group_id=row.group_id,
+        cause=row.cause,
+        order_id=row.order_id,
+        body=bytes(row.body),
+        properties=properties_from_json(row.properties),
+        attempts=row.attempts,
+        landings=row.landings,
+        landing_id=row.landing_id,
+        landed_at=row.landed_at,
+        moved_at=row.moved_at,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        first_seen=row.first_seen,
+        edited_from=row.edited_from,
+        size_bytes=row.size_bytes,
+        unreadable=json.loads(row.unreadable),
+        history=json.loads(row.history),
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
