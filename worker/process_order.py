@@ -120,8 +120,8 @@ class OrderProcessor:
         match outcome:
             case Done():
                 if delivery.replays:
-                    said = "its order has its outcome, which is told"
-                    await self._ledger.run(letters.resolve, delivery.replays, said=said, now=self._clock())
+                    said, body = "its order has its outcome, which is told", delivery.body
+                    await self._ledger.run(letters.resolve, delivery.replays, said=said, body=body, now=self._clock())
                 await delivery.ack()
             case Retry(reason, error, delay_s):
                 log.warning("order.retried", reason=reason, error=error, delay_s=delay_s, attempt=delivery.deliveries)

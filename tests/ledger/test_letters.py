@@ -845,3 +845,12 @@ async def test_a_choice_by_a_naive_time_is_refused(ledger: Ledger, act: Callable
     chosen = LetterFilter(since=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
     with pytest.raises(LedgerRefused, match="a naive time reached the ledger"):
         await ledger.run(act, chosen, by=OPERATOR, why="x", now=NOW)
+
+
+async def test_the_outcome_of_another_message_resolves_no_letter(ledger: Ledger) -> None:
+    """Anybody can write the header that names one."""
+    await land(ledger, letter("dl_1", body=b"its own"))
+    await execute(ledger, sa.update(LETTERS).values(state=LetterState.REPLAYING))
+    told: dict[str, Any] = {"said": "told", "now": later(1)}
+    assert not await ledger.run(letters.resolve, "dl_1", body=b"another's", **told)
+    assert await ledger.run(letters.resolve, "dl_1", body=b"its own", **told)

@@ -25,7 +25,7 @@ class _PipedConsole(Console):
 
 def console() -> Console:
     """Standard output: colour and its own width on a terminal, plain and wide elsewhere."""
-    return _PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    return _PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, emoji=False)
 
 
 def print_json(value: object) -> None:
