@@ -13,7 +13,8 @@ import sys
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -24,6 +25,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from worker.bus.topology import BusNames, declare_topology
 from worker.retry_policy import RUNGS_S
+from worker.sandbox.private_server import PrivateServer
 from worker.settings import SETTING_NAMES
 
 DEADLINE_S = 30
@@ -293,3 +295,28 @@ async def _has_no_letters(environment: dict[str, str]) -> bool:
 def clean_environment(**settings: str) -> dict[str, str]:
     """The process environment without any setting of the product, and then these."""
     return {name: value for name, value in os.environ.items() if name not in SETTING_NAMES} | settings
+
+
+@contextmanager
+def frozen(server: PrivateServer) -> Iterator[None]:
+    """It takes connections, as its kernel does for it, and says nothing."""
+    pids = _family(server.pid)
+    _signal_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal_all(pids, signal.SIGCONT)
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a child that has just ended
+            os.kill(pid, number)
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    except FileNotFoundError:  # it has just ended
+        return []
+    return [pid, *(each for child in children for each in _family(child))]

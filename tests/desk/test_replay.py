@@ -4,10 +4,13 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.harness import Shop, WorkerProcess, dead_letters, on_terminal, run_cli, until
 from tests.road.test_troubled_stripe import altering_proxy
+from worker.ledger import replays
+from worker.ledger.ledger import Ledger
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]
@@ -261,6 +264,29 @@ async def test_two_operators_at_once_replay_each_letter_once(
     assert shop.events_per_order() == dict.fromkeys(orders, 1)
     assert len(shop.events) == 60
     assert len(await stripe.record(method="POST")) == 60
+
+
+async def test_a_replay_that_ended_with_a_letter_out_is_finished_by_resuming_it_and_takes_no_other(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    """As one is left that another desk has ended, or whose message the broker has lost."""
+    await shop.subscribe()
+    await shop.declare_worker_queue()
+    for number in range(3):
+        await reject_the_order(shop, {"order_id": f"order-{number}", "amount": "1.00"})
+    worker = await make_worker().until_subscribed()
+    await until(lambda: _count(environment, 3), what="3 letters")
+    assert await worker.stop() == 0
+    report = await replay(environment, "--all", "--patience", "1")
+    assert report["letters"] == {"waiting": 2, "sent": 1}
+    async with Ledger(ledger_url) as ledger:
+        await ledger.run(replays.end_replay, report["replay_id"], by="x", because="stopped", now=datetime.now(UTC))
+    await shop.purge_orders()
+
+    await make_worker().until_subscribed()
+    report = await replay(environment, "--resume", report["replay_id"])
+    assert (report["ended_because"], report["letters"]) == ("stopped", {"waiting": 2, "resolved": 1})
+    assert len(await dead_letters(environment)) == 2
 
 
 async def test_a_choice_that_means_nothing_or_everything_is_refused(

@@ -129,7 +129,8 @@ async def replay_one(ledger: Ledger, replay_id: str = "rp_1", letter_id: str = "
 
 
 async def resolve(ledger: Ledger, letter_id: str = "dl_1", *, after_s: float = 400) -> bool:
-    return await ledger.run(letters.resolve, letter_id, said="its order has its outcome", now=later(after_s))
+    body = await ledger.run(letters.body_of, letter_id) or b""
+    return await ledger.run(letters.resolve, letter_id, body=body, said="its order has its outcome", now=later(after_s))
 
 
 async def discard(ledger: Ledger, *ids: str, **chosen: Any) -> int:

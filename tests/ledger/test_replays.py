@@ -313,6 +313,17 @@ async def test_unfinished_are_those_without_an_end_the_oldest_first(ledger: Ledg
     assert await ledger.run(replays.unfinished) == ["rp_d", "rp_a", "rp_c"]
 
 
+async def test_a_replay_that_ended_while_a_letter_is_out_is_unfinished_until_its_outcome(ledger: Ledger) -> None:
+    """Its message may have been lost with the broker: somebody has to be able to send it again."""
+    ids = await land_many(ledger, 2)
+    await make_replay(ledger, "rp_1")
+    assert await take(ledger, "rp_1", size=1) == ids[:1]
+    await end(ledger, "rp_1")
+    assert await ledger.run(replays.unfinished) == ["rp_1"]
+    assert await resolve(ledger, ids[0])
+    assert await ledger.run(replays.unfinished) == []
+
+
 # Many at once
 
 

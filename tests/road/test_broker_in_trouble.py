@@ -1,18 +1,14 @@
 """The broker itself is away, killed, cut off, frozen, or closes our channel: consuming again within seconds."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chaos.proxy import Proxy
-from tests.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, frozen, until
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -133,21 +129,3 @@ async def stops_in_time(worker: WorkerProcess) -> None:
     began = time.monotonic()
     assert await worker.stop() == 0
     assert time.monotonic() - began < 10, "what an orchestrator grants, with a margin"
-
-
-@contextmanager
-def frozen(broker: PrivateBroker) -> Iterator[None]:
-    """The node takes connections, as its kernel does for it, and says nothing."""
-    pids = _family(broker.pid)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def _family(pid: int) -> list[int]:
-    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [pid, *(each for child in children for each in _family(child))]

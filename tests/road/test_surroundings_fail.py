@@ -1,7 +1,6 @@
 """What we stand on fails: consumption pauses, nothing is burnt, few calls are wasted, and work resumes by itself."""
 
 import asyncio
-import os
 import resource
 import signal
 import sqlite3
@@ -13,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.harness import Shop, WorkerProcess, dead_letters, until
+from tests.harness import Shop, WorkerProcess, dead_letters, frozen, until
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.postgres import PrivatePostgres
 from worker.sandbox.stripe_control import SandboxControl
@@ -250,6 +249,20 @@ async def _is_ready(worker: WorkerProcess) -> bool:
     return not await not_ready(worker)
 
 
+async def test_a_stop_that_nothing_answers_is_cut_off_in_its_time(
+    make_worker: MakeWorker, shop: Shop, postgres: PrivatePostgres
+) -> None:
+    """A thread that waits for a frozen server would hold up the end of the process for as long."""
+    url = await postgres.create_database(f"cut_off_{int(time.time())}")
+    with frozen(postgres):
+        worker = make_worker(DATABASE_URL=url, DRAIN_TIMEOUT="0")
+        await until(lambda: _takes_sigterm(worker), what="the worker to take signals")
+        started = time.monotonic()
+        assert await worker.stop() == 1
+        assert time.monotonic() - started < 4.5
+    assert worker.said("worker.cut_off")
+
+
 async def test_a_frozen_database_holds_up_no_stop(
     make_worker: MakeWorker, shop: Shop, postgres: PrivatePostgres, stripe: SandboxControl
 ) -> None:
@@ -258,16 +271,16 @@ async def test_a_frozen_database_holds_up_no_stop(
     worker = await make_worker(DATABASE_URL=url, CLAIM_TTL="1").until_subscribed()
     await shop.send_all(orders(5))
     await until(lambda: worker.said("payment.intent_created"), what="a ledger in use")
-    listed = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text().split()
-    everyone = [postgres.pid, *map(int, listed)]
-    for pid in everyone:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with frozen(postgres):
         await shop.send_all([{"order_id": f"order-late-{number}", "amount": "1.00"} for number in range(5)])
         await until(lambda: _is_taken(shop), what="the worker to have them in work")
         started = time.monotonic()
         assert await worker.stop() == 0
         assert time.monotonic() - started < 10
-    finally:
-        for pid in everyone:
-            os.kill(pid, signal.SIGCONT)
+
+
+def _takes_sigterm(worker: WorkerProcess) -> bool:
+    """Whether the process has a handler of its own for it."""
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)

@@ -20,7 +20,6 @@ from schemas.order_created import readable_order_id
 from schemas.strict_json import MAX_DEPTH, JsonError, decode_json
 from worker.desk.letters import open_ledger, require_known
 from worker.desk.screen import ago, print_json, say, visible
-from worker.desk.transfer import run_long
 from worker.desk.words import chosen_letters, described, operator, require_narrow
 from worker.errors import ConfigurationError
 from worker.ledger import letters
@@ -57,7 +56,7 @@ async def edit(settings: Settings, arguments: argparse.Namespace) -> None:
             raise ConfigurationError(
                 f"--body is the body of one letter, and {len(letter_ids)} are meant by: {described(chosen)}"
             )
-        edited = await run_long(ledger, letters.edit_all, letter_ids, correct=correct, by=operator(), now=now)
+        edited = await ledger.run_long(letters.edit_all, letter_ids, correct=correct, by=operator(), now=now)
     if arguments.json:
         print_json([{"old": old, "new": new} for old, new in edited])
         return

@@ -154,7 +154,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
         for failure in entry["failures"]:
             say(f"  earlier: {failure}")
     for act in acts:
-        say(f"{act.at.isoformat(timespec='seconds')} {act.by} {act.act}{f': {act.why}' if act.why else ''}")
+        say(told_act(act))
     say()
     say(f"properties: {full(letter)['properties']}")
     say(letter.body.decode("utf-8", "backslashreplace"))
@@ -320,6 +320,11 @@ def act_record(act: letters.Act) -> dict[str, Any]:
         "replay_id": act.replay_id,
         "why": act.why,
     }
+
+
+def told_act(act: letters.Act) -> str:
+    """A line of the history as a person reads it."""
+    return f"{act.at.isoformat(timespec='seconds')} {act.by} {act.act}{f': {act.why}' if act.why else ''}"
 
 
 def told_values(value: Mapping[str, int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from worker.desk.letters import act_record, open_ledger, payment_record, record, verdict_of
+from worker.desk.letters import act_record, open_ledger, payment_record, record, told_act, verdict_of
 from worker.desk.screen import ago, print_json, print_pairs, say, span
 from worker.errors import ConfigurationError
 from worker.ledger import figures, letters, replays
@@ -49,7 +49,7 @@ async def show(settings: Settings, arguments: argparse.Namespace) -> None:
         _print_event(event, now=now)
     _print_letters(judged, total=total, now=now)
     for act in acts:
-        say(f"{act.at.isoformat(timespec='seconds')} {act.by} {act.act}{f': {act.why}' if act.why else ''}")
+        say(told_act(act))
 
 
 def _print_payment(order_id: str, life: PaymentLife | None, *, now: datetime) -> None:

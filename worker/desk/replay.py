@@ -76,12 +76,14 @@ class Replayer:
     async def run(self, replay_id: str) -> Replay:
         """Until all have an outcome, it stops itself, or it is stopped; then it may be resumed.
 
+        One that has ended, here or at another desk, only has what it left with the worker finished.
+
         Raises BusUnavailable and LedgerUnavailable, after which it may be resumed too.
         """
         await self._finish_what_was_sent(replay_id)
         for size in self._ramp():
             before = await self._look(replay_id)
-            if self._stop.is_set() or before.counts.get(ItemState.SENT, 0):
+            if self._stop.is_set() or before.ended_at or before.counts.get(ItemState.SENT, 0):
                 return before
             taken = await self._ledger.run(
                 replays.take_wave, replay_id, size=size, judge=self._judge, by=self._by, now=datetime.now(UTC)

@@ -29,8 +29,8 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """For programs; times are ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    """For programs, in ASCII: what a stranger wrote must not steer a terminal here either. Times are ISO 8601."""
+    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
 
 
 def print_table(headings: Mapping[str, bool], rows: Iterable[Sequence[object]]) -> None:

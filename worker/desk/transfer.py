@@ -4,20 +4,19 @@ Body and properties are text in a line: a tool that rewrites JSON, numbers and a
 """
 
 import argparse
-import asyncio
 import base64
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, Annotated, Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import IO, Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -41,9 +40,6 @@ from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.letter import Letter, LetterState, cause_of, group_of, properties_from_json, properties_to_json
 from worker.settings import Settings
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 PAGE: Final = 200
 # RabbitMQ takes no larger message by default since 4.0; one control character is six in JSON.
@@ -159,13 +155,8 @@ async def take_in(settings: Settings, arguments: argparse.Namespace) -> None:
             file.seek(0)
             found = (letter for _, letter in _letters_of(file, now=now))
             why = arguments.why or f"from {where}"
-            added, known = await run_long(ledger, letters.add_all, found, by=operator(), why=why, now=now)
+            added, known = await ledger.run_long(letters.add_all, found, by=operator(), why=why, now=now)
     say(f"{added} letters imported, {known} were here already.")
-
-
-async def run_long(ledger: Ledger, move: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As ledger.run, for a move of very many letters: only its single statements have a time limit."""
-    return await asyncio.to_thread(ledger._commit_one, lambda conn: move(conn, *args, **kwargs))
 
 
 async def _each(ledger: Ledger, chosen: LetterFilter) -> AsyncIterator[Letter]:

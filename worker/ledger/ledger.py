@@ -94,6 +94,10 @@ class Ledger:
             self._writing = asyncio.create_task(self._write_waiting(), name="ledger-writer")
         return await future
 
+    async def run_long(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As run, in a transaction of its own, for a move of very many rows: only its statements have a time limit."""
+        return await asyncio.to_thread(self._commit_one, partial(_bind, move, args, kwargs))
+
     async def _write_waiting(self) -> None:
         loop = asyncio.get_running_loop()
         try:

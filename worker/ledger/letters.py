@@ -121,15 +121,16 @@ def body_of(conn: Connection, letter_id: str) -> bytes | None:
     return conn.scalar(sa.select(LETTERS.c.body).where(LETTERS.c.letter_id == letter_id))
 
 
-def resolve(conn: Connection, letter_id: str, *, said: str, now: datetime, body: bytes | None = None) -> bool:
+def resolve(conn: Connection, letter_id: str, *, body: bytes, said: str, now: datetime) -> bool:
     """A replay has come to an outcome. False where the letter was not being replayed.
 
     body: of the message, which may name any letter: another one's outcome resolves nothing.
     """
-    is_meant = [LETTERS.c.letter_id == letter_id, LETTERS.c.state == LetterState.REPLAYING]
-    if body is not None:
-        is_meant.append(LETTERS.c.body == body)
-    resolved = conn.execute(sa.update(LETTERS).where(*is_meant).values(state=LetterState.RESOLVED, moved_at=now))
+    resolved = conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == letter_id, LETTERS.c.state == LetterState.REPLAYING, LETTERS.c.body == body)
+        .values(state=LetterState.RESOLVED, moved_at=now)
+    )
     if resolved.rowcount == 1:
         _end_items(conn, letter_id, ItemState.RESOLVED, said=said, now=now)
         note(conn, "resolved", by=WORKER, letter_ids=[letter_id], why=said, now=now)

@@ -117,8 +117,9 @@ def read_replay(conn: Connection, replay_id: str) -> Replay | None:
 
 
 def unfinished(conn: Connection) -> Sequence[str]:
-    """Replays that were interrupted, or are under way: the oldest first."""
-    asked = sa.select(REPLAYS.c.replay_id).where(REPLAYS.c.ended_at.is_(None)).order_by(REPLAYS.c.made_at)
+    """Replays that were interrupted, are under way, or ended while letters were out: the oldest first."""
+    is_out = sa.exists().where(REPLAY_ITEMS.c.replay_id == REPLAYS.c.replay_id, REPLAY_ITEMS.c.state == ItemState.SENT)
+    asked = sa.select(REPLAYS.c.replay_id).where(REPLAYS.c.ended_at.is_(None) | is_out).order_by(REPLAYS.c.made_at)
     return [row.replay_id for row in conn.execute(asked)]
 
 
