@@ -323,6 +323,19 @@ async def leave_a_call_behind(worker: WorkerProcess, shop: Shop, stripe: Sandbox
     await shop.purge_orders()
 
 
+async def test_a_card_number_in_a_reason_is_masked_for_the_history_keeps_it_for_ever(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    await make_worker().until_subscribed()
+    await shop.send({"order_id": "order-1", "amount": "nothing"})
+    letter = await the_letter(environment)
+
+    done = await cli(environment, "dead-letters", "discard", letter["id"], "--why", "the card 4242424242424242")
+    assert done.returncode == 0, done.stderr
+    told = (await cli(environment, "dead-letters", "history")).stdout
+    assert "the card ************4242" in told
+
+
 async def test_a_narrow_terminal_shows_whole_ids_and_nothing_that_steers_it(
     make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
 ) -> None:

@@ -466,6 +466,14 @@ BROKEN = {
     "another sha256": (line(sha256="0" * 64), EDITED_BY_HAND),
     "another body": (line(body='{"order_id": "o-2"}'), EDITED_BY_HAND),
     "other properties": (line(properties=properties(message_id="m-2")), EDITED_BY_HAND),
+    "a card number in the body": (
+        transfer.line_of(replace(letter("dl_x"), body=b'{"note": "4242 4242 4242 4242"}')),
+        "it holds card numbers, which no ledger keeps",
+    ),
+    "a card number in a header": (
+        transfer.line_of(replace(letter("dl_x"), properties=AmqpProperties(headers={"pan": "4242424242424242"}))),
+        "it holds card numbers, which no ledger keeps",
+    ),
     "both bodies": (line(body_base64=""), "body: give it, or body_base64 in its place"),
     "no body": (line(body=...), "body: give it, or body_base64 in its place"),
     "no base64": (line(body=..., body_base64="ü"), "body_base64: is not base64"),

@@ -9,6 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
+from worker.card_numbers import mask_text
 from worker.letter import LetterState
 
 _SPAN: Final = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)")
@@ -119,8 +120,8 @@ def moment(text: str) -> datetime:
 
 
 def plain_text(text: str) -> str:
-    """Text that a ledger can keep: no half surrogates, as a shell passes bytes that are not UTF-8; no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    """Text that a ledger may keep: no half surrogates, as a shell passes bytes that are not UTF-8; no card number."""
+    return mask_text(text.encode("utf-8", "backslashreplace").decode())
 
 
 def positive(text: str) -> int:

@@ -31,6 +31,8 @@ from pydantic import (
 from schemas import AmqpProperties, MessageError
 from schemas.envelope import FieldError
 from schemas.money import CURRENCIES
+from worker.bus.outgoing import masked_properties
+from worker.card_numbers import mask_cards
 from worker.desk.letters import open_ledger
 from worker.desk.screen import say, visible
 from worker.desk.words import chosen_letters, operator
@@ -228,6 +230,8 @@ def letter_of(line: bytes, *, now: datetime) -> Letter:
             "the body differs from its sha256, or the properties do: it was edited by hand; import the original and "
             "use `dead-letters edit`"
         )
+    if mask_cards(body) is not body or masked_properties(properties) != properties:
+        raise ValueError("it holds card numbers, which no ledger keeps; export wrote them masked")
     cause = cause_of(read.reason, read.error)
     return Letter(
         letter_id=read.id,
