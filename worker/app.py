@@ -167,6 +167,7 @@ async def run_worker(settings: Settings) -> None:
                 clock=now_utc,
             ),
             ledger=ledger,
+            metrics=metrics,
             clock=now_utc,
         )
         address = await stack.enter_async_context(
@@ -174,6 +175,7 @@ async def run_worker(settings: Settings) -> None:
                 host=settings.http_host,
                 port=settings.http_port,
                 why_not_ready=partial(_why_not_ready, consumer, surroundings, admission),
+                concerns=intake.concerns,
                 metrics=metrics,
             )
         )

@@ -12,11 +12,17 @@ from worker.telemetry import Metrics
 
 @asynccontextmanager
 async def serve_health(
-    *, host: str, port: int, why_not_ready: Callable[[], Awaitable[Mapping[str, str]]], metrics: Metrics
+    *,
+    host: str,
+    port: int,
+    why_not_ready: Callable[[], Awaitable[Mapping[str, str]]],
+    concerns: Callable[[], Mapping[str, str]],
+    metrics: Metrics,
 ) -> AsyncIterator[str]:
     """Serves while the block lasts; yields the base address.
 
-    why_not_ready: {part: reason}, empty when all is well. Raises ConfigurationError where the port is taken.
+    why_not_ready: {part: reason}, empty when all is well. concerns: the same of what needs a person while orders are
+    taken all the same. Raises ConfigurationError where the port is taken.
     """
 
     async def livez(_: web.Request) -> web.Response:
@@ -24,7 +30,8 @@ async def serve_health(
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = await why_not_ready()
-        return web.json_response({"ready": not reasons, "reasons": dict(reasons)}, status=503 if reasons else 200)
+        told = {"ready": not reasons, "reasons": dict(reasons), "concerns": dict(concerns())}
+        return web.json_response(told, status=503 if reasons else 200)
 
     async def figures(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), content_type="text/plain", charset="utf-8")

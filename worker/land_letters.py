@@ -4,10 +4,11 @@ Each is committed before it is acknowledged; while the ledger is away they wait 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Final, Protocol
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -21,15 +22,24 @@ from worker.errors import BusUnavailable, LedgerUnavailable
 from worker.ledger import letters
 from worker.ledger.ledger import Ledger
 from worker.letter import Letter, LetterState, cause_of, group_of
-from worker.read_order import order_id_of, order_in, value_in
+from worker.read_order import order_in, told_order_id, value_in
+from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 
 # Between tries, whether the broker or the ledger was away: each counts against the letters' delivery limit.
 WAITS_S: Final = (0.5, 1, 2, 5, 15)
 HELD_S: Final = 10
+# For letters that could not be kept: so long they stay out while the others go on, and then all go back to be tried
+# again. They must not stay for good, or enough of them would use up all that may be out at once.
+RETRY_AFTER_S: Final = (0.5, 1, 2, 5, 15, 60)
+# One that was not seen for longer than the longest round has been kept by another worker, or is gone.
+SEEN_WITHIN_S: Final = 180
 # At the end of a subscription, for letters that are on their way into the ledger.
 FINISH_TIMEOUT_S: Final = 1
+
+# Set when one life of the subscription has to end: whether only for letters to be tried again.
+Over = asyncio.Future[bool]
 
 
 class Subscribe(Protocol):
@@ -42,26 +52,39 @@ class Subscribe(Protocol):
 class LetterIntake:
     """Takes dead letters in, for ever."""
 
-    def __init__(self, *, subscribe: Subscribe, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, subscribe: Subscribe, ledger: Ledger, metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
         self._subscribe = subscribe
         self._ledger = ledger
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._could_not_keep: dict[str, datetime] = {}
+        self._rounds = 0
+        metrics.held_letters.set_function(lambda: len(self._held()))
+
+    def concerns(self) -> Mapping[str, str]:
+        """What needs a person, {part: sentence}; empty when all is well."""
+        if not (held := self._held()):
+            return {}
+        told = f"{len(held)} in the broker's queue could not be kept, such as {min(held)}; see letter.bug in the log"
+        return {"dead letters": told}
 
     async def run(self) -> None:
         """For ever: subscribe, take in, and come back from whatever ends it. Raises TopologyMismatch."""
-        tries, clock = 0, asyncio.get_running_loop().time
+        tries, loop = 0, asyncio.get_running_loop()
         while True:
-            fault, began = asyncio.Event(), clock()
+            over, is_retry, began = loop.create_future(), False, loop.time()
             try:
-                async with self._subscribe(lambda delivery, fault=fault: self._take(delivery, fault)) as subscription:  # type: ignore[misc]
+                async with self._subscribe(partial(self._take, over)) as subscription:
                     try:
-                        await _until_over(subscription, fault)
+                        is_retry = await _until_over(subscription, over)
                     finally:
                         await self._finish_begun()
             except BusUnavailable as error:
                 log.info("letters.waiting", why=str(error))
-            tries = 0 if clock() - began > HELD_S else tries + 1
+            self._rounds += 1
+            tries = 0 if is_retry or loop.time() - began > HELD_S else tries + 1
             await asyncio.sleep(WAITS_S[min(tries, len(WAITS_S) - 1)])
 
     async def _finish_begun(self) -> None:
@@ -69,12 +92,12 @@ class LetterIntake:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=FINISH_TIMEOUT_S)
 
-    def _take(self, delivery: Delivery, fault: asyncio.Event) -> None:
-        task = asyncio.create_task(self._land(delivery, fault))
+    def _take(self, over: Over, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._land(delivery, over))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _land(self, delivery: Delivery, fault: asyncio.Event) -> None:
+    async def _land(self, delivery: Delivery, over: Over) -> None:
         try:
             landed, now = read_landed(delivery), self._clock()
             # Beside the loop: a body made for it keeps the card search busy for seconds.
@@ -84,18 +107,34 @@ class LetterIntake:
             await delivery.ack()
         except (BusUnavailable, LedgerUnavailable) as error:
             log.warning("letters.not_taken_in", error=str(error))
-            fault.set()
+            _end(over, is_retry=False)
         except Exception:  # LedgerRefused, or a fault of ours: it stays in the queue, and the others go on
             log.exception("letter.bug", letter_id=delivery.letter_id)
+            self._hold(delivery.letter_id, over)
         else:
+            self._could_not_keep.pop(delivery.letter_id, None)
             log.info("letter.kept", letter_id=letter.letter_id, how=kept, reason=letter.reason)
+
+    def _hold(self, letter_id: str, over: Over) -> None:
+        """It stays out for a while, longer with each round in which something could not be kept."""
+        held = self._held()
+        self._rounds = self._rounds if held else 0
+        self._could_not_keep = held | {letter_id: self._clock()}
+        after_s = RETRY_AFTER_S[min(self._rounds, len(RETRY_AFTER_S) - 1)]
+        asyncio.get_running_loop().call_later(after_s, partial(_end, over, is_retry=True))
+
+    def _held(self) -> dict[str, datetime]:
+        """Letters that could not be kept, and when that was tried last."""
+        since = self._clock() - timedelta(seconds=SEEN_WITHIN_S)
+        return {letter_id: at for letter_id, at in self._could_not_keep.items() if at > since}
 
 
 def letter_of(delivery: Delivery, landed: Landed, *, now: datetime) -> Letter:
     """The letter that a message from the queue of dead letters is."""
     landing, order = landed.landing, order_in(delivery)
     amount_minor, currency = value_in(delivery, order)
-    order_id = readable_order_id({"order_id": landed.order_id}) or order_id_of(delivery)
+    # As the body says it, which a replay would act on; a header only where the body cannot be read.
+    order_id = told_order_id(delivery, order) or readable_order_id({"order_id": landed.order_id})
     cause = cause_of(landing.reason, landing.error.replace(order_id, "…") if order_id else landing.error)
     return Letter(
         letter_id=delivery.letter_id,
@@ -105,9 +144,9 @@ def letter_of(delivery: Delivery, landed: Landed, *, now: datetime) -> Letter:
         group_id=group_of(cause),
         cause=cause,
         order_id=order_id,
-        # What the worker landed it has masked; what the broker landed nobody has looked at.
-        body=delivery.body if landed.is_ours else mask_cards(delivery.body),
-        properties=delivery.properties if landed.is_ours else masked_properties(delivery.properties),
+        # What the worker landed it has masked; whether it was the worker, only headers say.
+        body=mask_cards(delivery.body),
+        properties=masked_properties(delivery.properties),
         attempts=landing.attempts,
         landings=1,
         landing_id=landing.landing_id,
@@ -116,17 +155,24 @@ def letter_of(delivery: Delivery, landed: Landed, *, now: datetime) -> Letter:
         amount_minor=amount_minor,
         currency=currency,
         first_seen=landing.first_seen,
-        unreadable=delivery.unreadable,
+        unreadable=landed.unreadable,
     )
 
 
-async def _until_over(subscription: Subscription, fault: asyncio.Event) -> None:
-    """Until the subscription is lost, or a letter could not be kept. Raises BusUnavailable."""
-    lost, failed = asyncio.create_task(subscription.lost()), asyncio.create_task(fault.wait())
+def _end(over: Over, *, is_retry: bool) -> None:
+    """Have the subscription closed; what it holds goes back. The first reason counts."""
+    if not over.done():
+        over.set_result(is_retry)
+
+
+async def _until_over(subscription: Subscription, over: Over) -> bool:
+    """Until the subscription is lost or ended; returns whether letters are to be tried again. Raises BusUnavailable."""
+    lost = asyncio.create_task(subscription.lost())
+    either: tuple[asyncio.Future[Any], ...] = (lost, over)
     try:
-        await asyncio.wait([lost, failed], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
             lost.result()
+        return over.done() and over.result()
     finally:
         lost.cancel()
-        failed.cancel()

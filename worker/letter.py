@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -57,6 +57,7 @@ class Letter:
 
     size_bytes: of the body, which a list does without.
     history: its landings, oldest first, as JSON objects. landings: how many there were, this ledger's own count.
+    imported: from a ledger whose calls to Stripe are not known here, and nobody has vouched that there were none.
     """
 
     letter_id: str
@@ -80,6 +81,7 @@ class Letter:
     size_bytes: int | None = field(default=None, compare=False)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    imported: bool = False
 
 
 _VARYING: Final = re.compile(
@@ -125,26 +127,46 @@ def judge(
     livemode: bool | None,
     key_horizon_s: float,
     now: datetime,
+    imported: bool = False,
 ) -> Verdict:
     """What a replay would do.
 
     order: as read from the letter, or why it cannot be read. operation: the newest call for that order. livemode: of
-    the key that the worker has, None where that is not known here.
+    the key that the worker has, None where that is not known here. imported: as in Letter.
     """
     if isinstance(order, str):
         return Verdict(VerdictKind.BLOCKED, f"it would be refused again: {order}; edit it, or discard it")
+    if why := _why_blocked(order, payment, operation, livemode=livemode, imported=imported):
+        return Verdict(VerdictKind.BLOCKED, why)
     if payment is None:
         return Verdict(VerdictKind.SAFE, "no call was begun")
-    if conflict := conflict_with(payment, order):
-        told = "; ".join(f"{name} was {was}, here {now_is}" for name, (was, now_is) in conflict.items())
-        return Verdict(VerdictKind.BLOCKED, f"the order id is taken by another agreement: {told}")
-    modes = {payment.livemode, operation.livemode if operation else None} - {None, livemode}
-    if modes and livemode is not None:
-        mode = "live" if True in modes else "test"
-        return Verdict(VerdictKind.BLOCKED, f"its call was made in {mode} mode, and this worker's key is of the other")
     if payment.is_decided:
         return Verdict(VerdictKind.NOTHING_TO_DO, f"it is decided: {payment.payment_id or payment.state}; told again")
     return _judge_call(order, operation, key_horizon_s=key_horizon_s, now=now)
+
+
+def _why_blocked(
+    order: OrderCreatedData,
+    payment: Payment | None,
+    operation: Operation | None,
+    *,
+    livemode: bool | None,
+    imported: bool,
+) -> str | None:
+    if imported and operation is None and not (payment and payment.is_decided):
+        return (
+            "it was imported, and no call is known here: the ledger it comes from may have begun one; replay it there, "
+            "or import it again with --vouch if you know that there was none"
+        )
+    if payment is None:
+        return None
+    if conflict := conflict_with(payment, order):
+        told = "; ".join(f"{name} was {was}, here {now_is}" for name, (was, now_is) in conflict.items())
+        return f"the order id is taken by another agreement: {told}"
+    modes = {payment.livemode, operation.livemode if operation else None} - {None, livemode}
+    if modes and livemode is not None:
+        return f"its call was made in {'live' if True in modes else 'test'} mode, and this worker's key is of the other"
+    return None
 
 
 def _judge_call(
@@ -188,7 +210,8 @@ def edited_letter_id(letter: Letter, body: bytes) -> str:
 
 def properties_to_json(properties: AmqpProperties) -> str:
     """The AMQP properties as text; times, bytes and the like in headers are marked, so that they come back as such."""
-    return json.dumps({name: _to_json(value) for name, value in asdict(properties).items()}, separators=(",", ":"))
+    told = {each.name: _to_json(getattr(properties, each.name)) for each in fields(properties)}
+    return json.dumps(told, separators=(",", ":"))
 
 
 def properties_from_json(text: str) -> AmqpProperties:

@@ -305,6 +305,10 @@ def failure_of(refusal: Refusal) -> Failure:
     )
 
 
+# Of a dead letter; an import may bring ids of another making.
+LETTER_ID: Final = r"dl_[A-Za-z0-9_.:-]{1,37}"
+
+
 def dead_letter_id(body: bytes, identity: Mapping[str, Any]) -> str:
     """The same message that fails again is the same letter: the id is made of the message alone."""
     named = json.dumps(identity, sort_keys=True, default=str).encode()

@@ -56,6 +56,11 @@ def order_id_of(message: Message) -> str | None:
     return order_id if order_id and mask_text(order_id) == order_id else None
 
 
+def told_order_id(message: Message, order: OrderCreatedData | str) -> str | None:
+    """The order id that a message names, whether its order could be read or not. order: as of order_in."""
+    return order_id_of(message) if isinstance(order, str) else order.order_id
+
+
 def value_in(message: Message, order: OrderCreatedData | str) -> tuple[int | None, str | None]:
     """Amount in minor units and currency of a message; where it was refused, as far as they are plain all the same."""
     if not isinstance(order, str):

@@ -146,6 +146,9 @@ class Surroundings:
             self._metrics.letters.labels(state).set(landed.by_state.get(state, 0))
         self._metrics.oldest_open_letter_seconds.set(_age_s(landed.oldest_open, now))
         self._set_value(self._metrics.open_letters_value, landed.value)
+        replaying = await self._ledger.run(figures.replaying_letters)
+        self._metrics.oldest_replaying_letter_seconds.set(_age_s(replaying.oldest, now))
+        self._set_value(self._metrics.replaying_letters_value, replaying.value)
         await self._ledger.run(moves.forget_silent_workers, before=now - timedelta(hours=1))
 
     def _set_value(self, gauge: Gauge, value: Mapping[str, int]) -> None:

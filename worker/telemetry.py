@@ -166,6 +166,22 @@ class Metrics:
             ["currency"],
             registry=self.registry,
         )
+        self.oldest_replaying_letter_seconds = Gauge(
+            "payment_worker_oldest_replaying_letter_seconds",
+            "Since a replay took the oldest letter that has no outcome yet.",
+            registry=self.registry,
+        )
+        self.replaying_letters_value = Gauge(
+            "payment_worker_replaying_letters_value",
+            "Money in letters that are being replayed, in major units; rounded, for alarms only.",
+            ["currency"],
+            registry=self.registry,
+        )
+        self.held_letters = Gauge(
+            "payment_worker_held_letters",
+            "Dead letters in the broker's queue that this worker could not take into the ledger.",
+            registry=self.registry,
+        )
 
     def observe_stripe(self, call: str, result: str, seconds: float) -> None:
         """One call to Stripe has ended."""

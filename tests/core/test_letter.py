@@ -58,9 +58,14 @@ def operation(*, age: timedelta = SECOND, params: Mapping[str, Any] | None = Non
 
 
 def verdict(
-    read: OrderCreatedData | str, of: Payment | None, call: Operation | None, *, livemode: bool | None = False
+    read: OrderCreatedData | str,
+    of: Payment | None,
+    call: Operation | None,
+    *,
+    livemode: bool | None = False,
+    imported: bool = False,
 ) -> Verdict:
-    return judge(read, of, call, livemode=livemode, key_horizon_s=HORIZON_S, now=NOW)
+    return judge(read, of, call, livemode=livemode, key_horizon_s=HORIZON_S, now=NOW, imported=imported)
 
 
 # The verdict
@@ -72,6 +77,18 @@ def test_an_order_that_nothing_is_known_of_is_safe() -> None:
 
 def test_a_payment_whose_call_was_never_begun_is_safe() -> None:
     assert verdict(order(), payment(), None) == Verdict(SAFE, "no call was begun")
+
+
+@pytest.mark.parametrize("of", [None, payment()])
+def test_an_imported_letter_is_blocked_while_no_call_is_known_here(of: Payment | None) -> None:
+    told = verdict(order(), of, None, imported=True)
+    assert told.kind is BLOCKED
+    assert "--vouch" in told.why
+
+
+def test_an_imported_letter_is_judged_by_the_call_that_is_known_here() -> None:
+    for of, call in ((payment(), operation()), (payment(), operation(age=2 * HORIZON)), (decided(), None)):
+        assert verdict(order(), of, call, imported=True) == verdict(order(), of, call)
 
 
 @pytest.mark.parametrize("of", [None, payment(), decided()])

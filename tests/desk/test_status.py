@@ -1,15 +1,16 @@
 """One screen: what is well, what is not, and what could not be seen; the exit code says whether a person is needed."""
 
+import argparse
 import asyncio
 import json
 import re
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -21,13 +22,16 @@ from tests.harness import Shop, WorkerProcess, on_terminal, run_cli, until
 from tests.ledger import letter_steps, steps
 from worker.admission import CREATE
 from worker.bus.queue_depths import queue_depths
+from worker.desk.status import show
 from worker.errors import BusUnavailable
 from worker.ledger import moves, turns
-from worker.ledger.ledger import Ledger
-from worker.ledger.schema import PACE
+from worker.ledger.ledger import Ledger, open_engine
+from worker.ledger.migrate import migrate
+from worker.ledger.schema import LETTERS, PACE, REPLAY_ITEMS, REPLAYS
 from worker.retry_policy import RUNGS_S
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
+from worker.settings import read_settings
 
 MakeWorker = Callable[..., WorkerProcess]
 HORIZON_S = 82_800
@@ -36,16 +40,28 @@ NOWHERE = "amqp://user:hunter2@127.0.0.1:9/"
 LEFT_ALONE = {"RESOLVE_AFTER": "86400"}
 
 
-async def cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(run_cli, environment, "status", *words)
+async def look(environment: dict[str, str], *, as_json: bool = False) -> tuple[int, str]:
+    """The command's exit code and what it prints, without the second that a process of its own would take."""
+    settings = read_settings(environment, needed=frozenset({"DATABASE_URL"}))
+    with redirect_stdout(StringIO()) as printed:
+        code = await show(settings, argparse.Namespace(json=as_json))
+    return code, printed.getvalue()
 
 
 async def status(environment: dict[str, str], *, code: int) -> dict[str, Any]:
-    done = await cli(environment, "--json")
-    assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    """What it tells programs."""
+    returned, printed = await look(environment, as_json=True)
+    assert returned == code, printed
+    found: dict[str, Any] = json.loads(printed)
     assert bool(found["needs_a_person"]) == bool(code)
     return found
+
+
+async def screen(environment: dict[str, str], *, code: int) -> list[str]:
+    """What it tells people, in lines without the space between columns."""
+    returned, printed = await look(environment)
+    assert returned == code, printed
+    return lines_of(printed)
 
 
 def lines_of(shown: str) -> list[str]:
@@ -60,8 +76,9 @@ def with_http(environment: dict[str, str], worker: WorkerProcess) -> dict[str, s
 @pytest.fixture
 async def ledger(environment: dict[str, str]) -> AsyncIterator[Ledger]:
     """The worker's ledger, migrated."""
-    migrated = await asyncio.to_thread(run_cli, environment, "migrate")
-    assert migrated.returncode == 0, migrated.stderr
+    engine = open_engine(environment["DATABASE_URL"])
+    migrate(engine)
+    engine.dispose()
     async with Ledger(environment["DATABASE_URL"]) as ledger:
         yield ledger
 
@@ -80,12 +97,15 @@ async def test_a_worker_at_work_needs_nobody(
     here = with_http(environment, worker)
 
     async def taken_in() -> bool:
-        found = json.loads((await cli(here, "--json")).stdout)
+        found = json.loads((await look(here, as_json=True))[1])
         return bool(found["queues"][environment["DEAD_LETTERS_QUEUE"]]["consumers"])
 
     await until(taken_in, what="the intake to be subscribed")
-    found = await status(here, code=0)
-    assert (found["subscribed"], found["worker"]) == (True, {"address": worker.http, "reasons": {}})
+    done = await asyncio.to_thread(run_cli, here, "status", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["subscribed"] is True
+    assert found["worker"] == {"address": worker.http, "reasons": {}, "concerns": {}}
     assert found["queues"] == {
         environment["ORDERS_QUEUE"]: {"ready": 0, "consumers": 1},
         **{f"{environment['RETRY_QUEUE_PREFIX']}.{rung}s": {"ready": 0, "consumers": 0} for rung in RUNGS_S},
@@ -95,12 +115,16 @@ async def test_a_worker_at_work_needs_nobody(
     assert found["ledger"]["pace"] == {"per_second": 10000, "limit": 10000, "slowed": False}
     assert found["ledger"]["letters"]["by_state"] == {"open": 0, "replaying": 0, "resolved": 0, "discarded": 0}
     assert found["ledger"]["unknown_outcomes"] == {"count": 0, "oldest_s": None, "value": {}}
+    assert found["ledger"]["letters"]["replaying"] == {"count": 0, "oldest_s": None, "value": {}}
+    assert found["ledger"]["interrupted_replays"] == []
     assert (found["worker_fault"], found["queues_fault"], found["ledger_fault"]) == (None, None, None)
 
-    shown = await cli(here)
-    assert shown.returncode == 0
-    assert f"orders taken yes: the worker at {worker.http} says so" in lines_of(shown.stdout)
-    assert "Nothing needs a person." in shown.stdout
+    done = await asyncio.to_thread(run_cli, here, "status")
+    assert done.returncode == 0
+    shown = lines_of(done.stdout)
+    assert f"orders taken yes: the worker at {worker.http} says so" in shown
+    assert "interrupted replays 0" in shown
+    assert "Nothing needs a person." in shown
 
 
 async def test_without_http_the_broker_is_asked_for_consumers(
@@ -111,7 +135,7 @@ async def test_without_http_the_broker_is_asked_for_consumers(
     found = await status(environment, code=0)
     assert found["subscribed"] is True
     assert "the orders queue has 1 consumer;" in found["subscribed_because"]
-    assert found["worker"] == {"address": None, "reasons": None}
+    assert found["worker"] == {"address": None, "reasons": None, "concerns": None}
     assert "HTTP_PORT is 0" in found["worker_fault"]
 
     assert await worker.stop() == 0
@@ -125,10 +149,9 @@ async def test_a_worker_that_is_not_subscribed_says_why(make_worker: MakeWorker,
     worker = make_worker(AMQP_URL=NOWHERE)
     await until(lambda: worker.said("consumer.waiting"), what="the worker to wait")
 
-    done = await cli(with_http(environment, worker))
+    shown = await screen(with_http(environment, worker), code=1)
 
-    assert done.returncode == 1
-    assert "orders taken no: no connection to the broker at 127.0.0.1:9" in " ".join(lines_of(done.stdout))
+    assert "orders taken no: no connection to the broker at 127.0.0.1:9" in " ".join(shown)
 
 
 async def test_a_worker_whose_key_is_refused_needs_a_person(
@@ -138,7 +161,7 @@ async def test_a_worker_whose_key_is_refused_needs_a_person(
     worker = await make_worker().until_subscribed()
 
     async def is_told() -> dict[str, Any] | None:
-        found: dict[str, Any] = json.loads((await cli(with_http(environment, worker), "--json")).stdout)
+        found: dict[str, Any] = json.loads((await look(with_http(environment, worker), as_json=True))[1])
         return found if found["needs_a_person"] else None
 
     found = await until(is_told, what="the first probe")
@@ -154,7 +177,7 @@ async def test_a_frozen_worker_is_told_and_the_broker_asked(
     worker = await make_worker().until_subscribed()
     worker.process.send_signal(signal.SIGSTOP)
     try:
-        found = json.loads((await cli(with_http(environment, worker), "--json")).stdout)
+        found = json.loads((await look(with_http(environment, worker), as_json=True))[1])
     finally:
         worker.process.send_signal(signal.SIGCONT)
 
@@ -162,26 +185,31 @@ async def test_a_frozen_worker_is_told_and_the_broker_asked(
     assert "the orders queue has 1 consumer" in found["subscribed_because"]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [web.Response(text="hello"), web.json_response({"ready": True}), web.json_response([]), web.Response(body=b"\xff")],
-    ids=["text", "object", "array", "bytes"],
-)
 async def test_another_program_on_the_port_is_not_taken_for_the_worker(
-    answer: web.Response, make_worker: MakeWorker, environment: dict[str, str]
+    make_worker: MakeWorker, environment: dict[str, str]
 ) -> None:
     await make_worker().until_subscribed()
-    async with other_program(answer) as port:
-        found = await status(environment | {"HTTP_PORT": str(port)}, code=0)
+    for body in (b"hello", b'{"ready": true}', b'{"reasons": []}', b"[]", b"\xff"):
+        async with other_program(body) as port:
+            found = await status(environment | {"HTTP_PORT": str(port)}, code=0)
+        assert found["worker_fault"] == f"what answers at http://127.0.0.1:{port} is no payment-worker", body
+        assert found["subscribed"] is True
 
-    assert found["worker_fault"] == f"what answers at http://127.0.0.1:{port} is no payment-worker"
-    assert found["subscribed"] is True
+
+async def test_what_a_worker_of_another_version_does_not_tell_is_not_missed(
+    ledger: Ledger, environment: dict[str, str]
+) -> None:
+    for told in ({}, {"concerns": None}, {"concerns": ["?"]}):
+        body = json.dumps({"ready": True, "reasons": {}} | told).encode()
+        async with other_program(body) as port:
+            found = await status(environment | {"HTTP_PORT": str(port)}, code=0)
+        assert found["worker"] == {"address": f"http://127.0.0.1:{port}", "reasons": {}, "concerns": {}}, body
 
 
 @asynccontextmanager
-async def other_program(answer: web.Response) -> AsyncIterator[int]:
+async def other_program(body: bytes) -> AsyncIterator[int]:
     async def readyz(_: web.Request) -> web.Response:
-        return answer
+        return web.Response(body=body)
 
     app = web.Application()
     app.router.add_get("/readyz", readyz)
@@ -201,13 +229,13 @@ async def test_queues_that_are_not_there_yet_are_told_one_by_one(
     await shop.send_to(retry, {"order_id": "order-1"})
 
     found = await status(environment, code=1)
-    shown = await cli(environment)
+    shown = await screen(environment, code=1)
 
     assert {name for name, depth in found["queues"].items() if depth} == {retry}
     assert found["queues"][retry] == {"ready": 1, "consumers": 0}
     assert len(found["queues"]) == 2 + len(RUNGS_S)
-    assert f"{environment['ORDERS_QUEUE']} not there yet –" in lines_of(shown.stdout)
-    assert f"{retry} 1 0" in lines_of(shown.stdout)
+    assert f"{environment['ORDERS_QUEUE']} not there yet –" in shown
+    assert f"{retry} 1 0" in shown
     assert found["subscribed"] is False
 
 
@@ -239,7 +267,7 @@ async def test_without_a_broker_address_the_rest_is_shown(make_worker: MakeWorke
     assert (found["subscribed"], found["queues"], found["queues_fault"]) == (None, None, "AMQP_URL is not set")
     assert found["ledger"]["workers_alive"] == 1
     assert "set AMQP_URL" in " ".join(found["needs_a_person"])
-    assert "queues AMQP_URL is not set" in lines_of((await cli(bare)).stdout)
+    assert "queues AMQP_URL is not set" in await screen(bare, code=1)
     assert (await status(with_http(bare, worker), code=0))["subscribed"] is True, "the worker can tell all the same"
 
     assert await worker.stop() == 0
@@ -251,7 +279,7 @@ async def test_without_a_broker_address_the_rest_is_shown(make_worker: MakeWorke
 async def test_a_broker_that_is_away_is_told_without_its_password_and_the_rest_is_shown(
     ledger: Ledger, environment: dict[str, str]
 ) -> None:
-    done = await cli(environment | {"AMQP_URL": NOWHERE})
+    done = await asyncio.to_thread(run_cli, environment | {"AMQP_URL": NOWHERE}, "status")
 
     told = " ".join(lines_of(done.stdout))
     assert done.returncode == 1
@@ -261,29 +289,31 @@ async def test_a_broker_that_is_away_is_told_without_its_password_and_the_rest_i
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("kind", ["no file", "no folder", "no server"])
 async def test_a_ledger_that_is_away_is_told_and_the_rest_is_shown(
-    kind: str, make_worker: MakeWorker, environment: dict[str, str], tmp_path: Any
+    make_worker: MakeWorker, environment: dict[str, str], tmp_path: Any
 ) -> None:
     worker = await make_worker().until_subscribed()
-    url = {
-        "no file": f"sqlite:///{tmp_path}/other.db",
-        "no folder": f"sqlite:///{tmp_path}/no/such/payments.db",
-        "no server": "postgresql://user:hunter2@127.0.0.1:9/payments",
-    }[kind]
-    away = with_http(environment, worker) | {"DATABASE_URL": url}
+    for url in (
+        f"sqlite:///{tmp_path}/other.db",
+        f"sqlite:///{tmp_path}/no/such/payments.db",
+        "postgresql://user:hunter2@127.0.0.1:9/payments",
+    ):
+        away = with_http(environment, worker) | {"DATABASE_URL": url}
+        found = await status(away, code=1)
 
-    found = await status(away, code=1)
-    shown = await cli(away)
+        assert found["subscribed"] is True
+        assert found["queues"][environment["ORDERS_QUEUE"]] == {"ready": 0, "consumers": 1}
+        assert found["ledger"] is None
+        assert found["ledger_fault"]
+        assert [concern for concern in found["needs_a_person"] if concern.startswith("the ledger cannot be read")]
+        assert "ledger cannot be read: " in " ".join(await screen(away, code=1))
+        assert "hunter2" not in json.dumps(found)
+        assert not list(tmp_path.glob("other.db*")), "looking makes no file"
 
-    assert found["subscribed"] is True
-    assert found["queues"][environment["ORDERS_QUEUE"]] == {"ready": 0, "consumers": 1}
-    assert found["ledger"] is None
-    assert found["ledger_fault"]
-    assert [concern for concern in found["needs_a_person"] if concern.startswith("the ledger cannot be read")]
-    assert "ledger cannot be read: " in " ".join(lines_of(shown.stdout))
-    assert "hunter2" not in json.dumps(found) + shown.stdout + shown.stderr
-    assert not list(tmp_path.glob("other.db*")), "looking makes no file"
+    done = await asyncio.to_thread(run_cli, away, "status")
+    assert done.returncode == 1
+    assert "ledger cannot be read: " in " ".join(lines_of(done.stdout))
+    assert "hunter2" not in done.stdout + done.stderr
 
 
 # What is at risk
@@ -306,7 +336,7 @@ async def test_open_letters_are_shown_by_cause_with_their_age_and_value(
     await letter_steps.bring_to(ledger, letter_steps.LetterState.REPLAYING, "dl_0_0")
 
     found = await status(environment, code=1)
-    shown = lines_of((await cli(environment)).stdout)
+    shown = await screen(environment, code=1)
 
     letters = found["ledger"]["letters"]
     assert (letters["by_state"]["open"], letters["by_state"]["replaying"]) == (11, 1)
@@ -317,9 +347,103 @@ async def test_open_letters_are_shown_by_cause_with_their_age_and_value(
     assert letters["groups"][0]["value"] == {"usd": "50.00"}
     assert any("11 open letters" in concern for concern in found["needs_a_person"])
     assert "open letters 11, the oldest 2 h, 25.00 EUR, 112.50 USD" in shown
-    assert "replaying 1" in shown
+    assert letters["replaying"]["value"] == {"usd": "12.50"}
     assert f"{letters['groups'][0]['group']} 4 2 h 50.00 USD cause_e: amount: is missing" in shown
     assert "5 of 6 groups shown; see dead-letters groups" in shown
+
+
+async def test_letters_that_have_no_outcome_after_ten_minutes_need_a_person(
+    ledger: Ledger, make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    await make_worker().until_subscribed()
+    for number, (amount_minor, currency) in enumerate(((1250, "usd"), (50, "usd"), (500, "jpy"))):
+        await taken(ledger, f"dl_{number}", at=ago(590), amount_minor=amount_minor, currency=currency)
+    await steps.execute(ledger, sa.update(REPLAY_ITEMS).values(moved_at=ago(30)))  # this is about the letters alone
+    found = (await status(environment, code=0))["ledger"]["letters"]
+    assert (found["replaying"]["count"], found["replaying"]["value"]) == (3, {"usd": "13.00", "jpy": "500"})
+    assert 590 <= found["replaying"]["oldest_s"] < 600
+    assert found["replaying_long"] == {"count": 0, "oldest_s": None, "value": {}}
+
+    await steps.execute(ledger, sa.update(LETTERS).where(LETTERS.c.letter_id != "dl_0").values(moved_at=ago(7200)))
+    found = await status(environment, code=1)
+    shown = await screen(environment, code=1)
+
+    assert found["ledger"]["letters"]["replaying_long"]["count"] == 2
+    assert found["ledger"]["letters"]["replaying_long"]["value"] == {"usd": "0.50", "jpy": "500"}
+    assert 7200 <= found["ledger"]["letters"]["replaying_long"]["oldest_s"] < 7260
+    assert found["needs_a_person"] == [
+        "letters replaying for more than 10 min without an outcome: 2, the oldest 2 h, 500 JPY, 0.50 USD: "
+        "is a worker taking orders? See dead-letters list --state replaying"
+    ]
+    assert "replaying 3, the oldest 2 h, 500 JPY, 13.00 USD" in shown
+
+
+async def test_an_interrupted_replay_needs_a_person_and_the_command_to_go_on_is_told(
+    ledger: Ledger, make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    await make_worker().until_subscribed()
+    body = {"order_id": "order-1", "amount": "12.50"}
+    await letter_steps.land(ledger, order_id="order-1", body=json.dumps(body).encode())
+    await letter_steps.make_replay(ledger)
+    made = ago(100)
+    await steps.execute(ledger, sa.update(REPLAYS).values(made_at=made))
+    await steps.execute(ledger, sa.update(REPLAY_ITEMS).values(moved_at=made))
+    found = await status(environment, code=1)
+    assert found["ledger"]["interrupted_replays"] == [], "somebody may be at it"
+    assert found["needs_a_person"] == ["1 open letter: see dead-letters groups"]
+
+    made = ago(130)
+    await steps.execute(ledger, sa.update(REPLAYS).values(made_at=made))
+    await steps.execute(ledger, sa.update(REPLAY_ITEMS).values(moved_at=made))
+    found = await status(environment, code=1)
+    shown = await screen(environment, code=1)
+
+    resume = "payment-worker dead-letters replay --resume rp_1"
+    assert found["ledger"]["interrupted_replays"] == [
+        {
+            "replay_id": "rp_1",
+            "selection": "as chosen",
+            "by": letter_steps.OPERATOR,
+            "made_at": made.isoformat(),
+            "ended_because": None,
+            "letters": {"waiting": 1},
+            "resume": resume,
+        }
+    ]
+    assert f"replay rp_1 stands still (1 waiting): go on with {resume}" in found["needs_a_person"]
+    assert "interrupted replays rp_1" in shown
+
+    resumed = await asyncio.to_thread(run_cli, environment, *resume.split()[1:], "--json")
+    assert json.loads(resumed.stdout)["ended_because"] == "done", resumed.stdout + resumed.stderr
+    found = json.loads((await look(environment, as_json=True))[1])
+    assert found["ledger"]["interrupted_replays"] == []
+    assert [concern for concern in found["needs_a_person"] if "event" not in concern] == []
+
+
+async def taken(ledger: Ledger, letter_id: str, *, at: datetime, **money: Any) -> None:
+    """A letter that is with the worker since then, in a replay of its own."""
+    await letter_steps.land(ledger, letter_steps.letter(letter_id, landing_id=letter_id, **money))
+    await letter_steps.bring_to(ledger, letter_steps.LetterState.REPLAYING, letter_id)
+    await steps.execute(ledger, sa.update(LETTERS).where(LETTERS.c.letter_id == letter_id).values(moved_at=at))
+
+
+async def test_letters_that_the_worker_cannot_keep_need_a_person_while_orders_are_taken(
+    shop: Shop, make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    worker = await make_worker().until_subscribed()
+    async with Ledger(environment["DATABASE_URL"]) as ledger:
+        await steps.execute(ledger, letter_steps.REFUSE_LETTERS)
+    await shop.send({"order_id": "order-1", "amount": "0"})
+    [bug] = await until(lambda: worker.said("letter.bug")[:1], what="the letter to be refused")
+
+    found = await status(with_http(environment, worker), code=1)
+
+    assert found["subscribed"] is True
+    assert found["worker"]["reasons"] == {}
+    assert found["needs_a_person"][0] == (
+        "the worker says: dead letters: 1 in the broker's queue could not be kept, "
+        f"such as {bug['letter_id']}; see letter.bug in the log"
+    )
 
 
 async def test_letters_that_nobody_takes_in_are_told(ledger: Ledger, shop: Shop, environment: dict[str, str]) -> None:
@@ -349,7 +473,7 @@ async def test_unknown_outcomes_and_old_keys_are_told_with_their_money_and_age(
 
     await left_open(ledger, "order-3", age_s=0.8 * HORIZON_S, amount="500", currency="jpy")
     await left_open(ledger, "order-4", age_s=0.9 * HORIZON_S, amount="5.00")
-    shown = lines_of((await cli(environment)).stdout)
+    shown = await screen(environment, code=1)
     assert "unknown outcomes 1, the oldest 3 h, 7.00 USD" in shown
     assert "keys near horizon 2, the oldest 21 h, 500 JPY, 5.00 USD" in shown
     assert "- 2 keys near the horizon: past it, asking again tells nothing" in shown
@@ -387,7 +511,7 @@ async def test_a_pace_that_stripe_has_slowed_is_told_and_needs_nobody(
     slowed = environment | {"STRIPE_RATE_LIMIT": str(limit)}
 
     pace = (await status(slowed, code=0))["ledger"]["pace"]
-    shown = (await cli(slowed)).stdout
+    shown = " ".join(await screen(slowed, code=0))
 
     assert pace == {"per_second": 30, "limit": limit, "slowed": True}
     assert "30 of 100 calls a second, slowed: Stripe refused calls for their rate" in shown

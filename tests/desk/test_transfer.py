@@ -23,16 +23,17 @@ import pytest
 from schemas import AmqpProperties
 from tests.harness import clean_environment
 from tests.ledger.letter_steps import acts, bring_to, land, landing_of, letter, read
-from tests.ledger.steps import later, rows
+from tests.ledger.steps import NOW, later, rows
 from worker.cli import _parser
-from worker.desk import transfer
+from worker.desk import letter_lines, transfer
+from worker.desk.letters import verdict_of
 from worker.errors import ConfigurationError, LedgerUnavailable
 from worker.ledger import ledger as ledger_door
-from worker.ledger import letters
+from worker.ledger import letters, replays
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS
-from worker.letter import Letter, LetterState, edited_letter_id
+from worker.letter import Letter, LetterState, Verdict, VerdictKind, edited_letter_id
 from worker.settings import read_settings
 
 EVERYTHING = LetterFilter()
@@ -58,7 +59,9 @@ async def imported(url: str, capsys: pytest.CaptureFixture[str], file: Path, *wo
 
 
 async def add(ledger: Ledger, *some: Letter) -> None:
-    await ledger.run(letters.add_all, some, by="a test", why="needs them", now=later(0))
+    await ledger.run(
+        letters.add_all, map(letters.row_of, some), vouched=True, by="a test", why="needs them", now=later(0)
+    )
 
 
 async def count(ledger: Ledger) -> int:
@@ -154,13 +157,14 @@ async def test_an_export_taken_in_is_the_same_byte_for_byte(
 
     said = await imported(other_url, capsys, file)
 
-    assert said == "7 letters imported, 0 were here already.\n"
+    assert said.startswith("7 letters imported, 0 were here already.\nA replay of them is blocked")
     assert await exported(other_url, capsys, "--state", "all") == out
     async with Ledger(other_url) as other:
-        assert await kept(other) == await kept(ledger)
+        there = await kept(other)
+        assert there == {letter_id: row | {"imported": True} for letter_id, row in (await kept(ledger)).items()}
         for one in STRANGE:
-            there = await read(other, one.letter_id)
-            assert (there.body, there.properties) == (one.body, one.properties)
+            read_there = await read(other, one.letter_id)
+            assert (read_there.body, read_there.properties) == (one.body, one.properties)
 
 
 async def test_a_line_holds_a_whole_letter_and_nothing_that_steers_a_terminal(
@@ -291,7 +295,8 @@ def at_most(size: int) -> Iterator[None]:
 async def test_memory_is_bounded_however_many_letters_there_are(
     ledger: Ledger, url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ledger.run(letters.add_all, many(5000, 10_000), by="a test", why="50 MB", now=later(0))
+    rows_of = map(letters.row_of, many(5000, 10_000))
+    await ledger.run(letters.add_all, rows_of, vouched=True, by="a test", why="50 MB", now=later(0))
     file = tmp_path / "letters.jsonl"
 
     with file.open("w") as out, at_most(12 * MEBIBYTE):
@@ -342,13 +347,13 @@ async def test_letters_that_are_here_are_left_as_they_are(
     for number in range(3):
         await land(ledger, letter(f"dl_{number}", landed_at=later(number)))
     lines = (await exported(url, capsys)).splitlines(keepends=True)
-    lines.append(transfer.line_of(letter("dl_new")))
+    lines.append(letter_lines.line_of(letter("dl_new")))
     await bring_to(ledger, LetterState.DISCARDED, "dl_1")
     (tmp_path / "letters.jsonl").write_text("".join(lines))
 
     said = await imported(url, capsys, tmp_path / "letters.jsonl", "--why", "back from the other desk")
 
-    assert said == "1 letters imported, 3 were here already.\n"
+    assert said.startswith("1 letters imported, 3 were here already.\n")
     assert (await read(ledger, "dl_1")).state is LetterState.DISCARDED
     assert await acts(ledger, "dl_1") == ["landed", "discarded"]
     assert await acts(ledger, "dl_new") == ["imported"]
@@ -360,7 +365,7 @@ async def test_what_fails_late_leaves_nothing(
     ledger: Ledger, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(letters, "CHUNK", 2)
-    (tmp_path / "letters.jsonl").write_text("".join(map(transfer.line_of, many(5, 100))))
+    (tmp_path / "letters.jsonl").write_text("".join(map(letter_lines.line_of, many(5, 100))))
     noted: list[int] = []
     note = letters.note
 
@@ -384,7 +389,7 @@ async def test_an_interrupt_ends_an_import_that_is_under_way(
     ledger: Ledger, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(letters, "CHUNK", 2)
-    (tmp_path / "letters.jsonl").write_text("".join(map(transfer.line_of, many(1000, 1000))))
+    (tmp_path / "letters.jsonl").write_text("".join(map(letter_lines.line_of, many(1000, 1000))))
     began, interrupted = threading.Event(), threading.Event()
     note = letters.note
 
@@ -412,7 +417,7 @@ async def test_an_interrupt_ends_an_import_that_is_under_way(
 
 def line(**changed: Any) -> str:
     """A good letter's line, with fields changed; None takes one out."""
-    fields = json.loads(transfer.line_of(letter("dl_x"))) | changed
+    fields = json.loads(letter_lines.line_of(letter("dl_x"))) | changed
     return json.dumps({name: value for name, value in fields.items() if value is not ...}) + "\n"
 
 
@@ -467,11 +472,11 @@ BROKEN = {
     "another body": (line(body='{"order_id": "o-2"}'), EDITED_BY_HAND),
     "other properties": (line(properties=properties(message_id="m-2")), EDITED_BY_HAND),
     "a card number in the body": (
-        transfer.line_of(replace(letter("dl_x"), body=b'{"note": "4242 4242 4242 4242"}')),
+        letter_lines.line_of(replace(letter("dl_x"), body=b'{"note": "4242 4242 4242 4242"}')),
         "it holds card numbers, which no ledger keeps",
     ),
     "a card number in a header": (
-        transfer.line_of(replace(letter("dl_x"), properties=AmqpProperties(headers={"pan": "4242424242424242"}))),
+        letter_lines.line_of(replace(letter("dl_x"), properties=AmqpProperties(headers={"pan": "4242424242424242"}))),
         "it holds card numbers, which no ledger keeps",
     ),
     "both bodies": (line(body_base64=""), "body: give it, or body_base64 in its place"),
@@ -490,6 +495,20 @@ BROKEN = {
         "history.0.failures.0: input should be a valid",
     ),
     "unreadable as a list": (line(unreadable=[]), "unreadable: input should be an object"),
+    "the order id of another": (line(order_id="o-7"), "order_id: is 'o-7', and the body says 'o-1'"),
+    "other money than its body": (
+        letter_lines.line_of(letter("dl_x", body=b'{"order_id": "o-1", "amount": "9.99"}')),
+        "amount_minor and currency: the body says 999 usd",
+    ),
+    "a property that AMQP cannot carry": (
+        letter_lines.line_of(letter("dl_x", properties=AmqpProperties(content_type="x" * 256))),
+        "properties: one is longer than the 255 bytes that AMQP carries",
+    ),
+    "a timestamp that AMQP cannot carry": (
+        letter_lines.line_of(letter("dl_x", properties=AmqpProperties(timestamp=datetime(1969, 12, 31, tzinfo=UTC)))),
+        "properties: timestamp: AMQP carries times from 1970 to 2105",
+    ),
+    "a time of another age": (line(landed_at="0001-01-01T00:00:00+00:00"), "landed_at: is no ISO 8601 time"),
     "twice": (line(id="dl_0"), "letter dl_0 is on an earlier line too"),
     "edited from nowhere": (line(edited_from="dl_gone"), "it was edited from dl_gone, which is neither in this ledger"),
     "edited from itself": (line(edited_from="dl_x"), "it was edited from dl_x, which is neither in this ledger"),
@@ -498,7 +517,7 @@ BROKEN = {
 
 async def test_a_broken_line_is_named_and_nothing_is_taken_in(ledger: Ledger, url: str, tmp_path: Path) -> None:
     file = tmp_path / "letters.jsonl"
-    good = [transfer.line_of(letter(f"dl_{number}")) for number in range(3)]
+    good = [letter_lines.line_of(letter(f"dl_{number}")) for number in range(3)]
     for name, (broken, said) in BROKEN.items():
         file.write_text("".join([good[0], "\n", good[1], broken, good[2]]), errors="surrogateescape")
 
@@ -531,14 +550,14 @@ async def test_a_body_or_a_line_may_be_only_so_large(
     ledger: Ledger, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "letters.jsonl"
-    monkeypatch.setattr(transfer, "MOST_BODY_BYTES", 100)
+    monkeypatch.setattr(letter_lines, "MOST_BODY_BYTES", 100)
     monkeypatch.setattr(transfer, "MOST_LINE_BYTES", 2000)
     for body, said in (
         (b"ab", None),
         (b"." * 101, "the body has 101 bytes; at most 100"),
         (b"." * 9999, "longer than 2000"),
     ):
-        file.write_text("\n" + transfer.line_of(letter("dl_1", body=body)))
+        file.write_text("\n" + letter_lines.line_of(letter("dl_1", body=body)))
         if said is None:
             await run(transfer.take_in, url, "import", str(file))
             continue
@@ -547,13 +566,41 @@ async def test_a_body_or_a_line_may_be_only_so_large(
     assert await count(ledger) == 1
 
 
+# Who knows what calls were made
+
+
+async def test_an_imported_letter_is_blocked_until_somebody_vouches_for_it(
+    ledger: Ledger, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "letters.jsonl"
+    order = b'{"order_id": "o-1", "amount": "12.50"}'
+    file.write_text(letter_lines.line_of(letter("dl_1", reason="bug", body=order)))
+    assert "is blocked" in await imported(url, capsys, file)
+    settings = read_settings({"DATABASE_URL": url}, needed=frozenset({"DATABASE_URL"}))
+
+    async def verdict() -> Verdict:
+        found = await read(ledger, "dl_1")
+        payment, operation = await ledger.run(replays.view_of_order, found.order_id)
+        return verdict_of(found, payment, operation, settings=settings, now=NOW)
+
+    assert (await verdict()).kind is VerdictKind.BLOCKED
+    assert "--vouch" in (await verdict()).why
+    with pytest.raises(ConfigurationError, match="--why"):
+        await imported(url, capsys, file, "--vouch")
+    assert (await verdict()).kind is VerdictKind.BLOCKED
+    said = await imported(url, capsys, file, "--vouch", "--why", "that shop was never opened")
+    assert said == "0 letters imported, 1 were here already.\n"
+    assert (await verdict()).kind is VerdictKind.SAFE
+    assert await acts(ledger, "dl_1") == ["imported", "vouched for"]
+
+
 # Where letters come from
 
 
 async def test_letters_come_from_standard_input_or_from_a_pipe(
     ledger: Ledger, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = (transfer.line_of(each).encode() for each in many(2, 100))
+    one, other = (letter_lines.line_of(each).encode() for each in many(2, 100))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(one)))
     await run(transfer.take_in, url, "import", "-")
 

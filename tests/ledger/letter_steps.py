@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import sqlalchemy as sa
+
 from schemas import AmqpProperties
 from tests.ledger.steps import NOW, later, rows
 from worker.ledger import letters, replays
@@ -14,6 +16,12 @@ from worker.payment import Operation, Payment
 
 SAFE = Verdict(VerdictKind.SAFE, "no call was begun")
 OPERATOR = "anna@desk"
+# A ledger on SQLite that takes no letters of orders named so, and one that does again.
+REFUSE_LETTERS = sa.text(
+    "CREATE TRIGGER refuse_letters BEFORE INSERT ON letters WHEN NEW.order_id LIKE 'order-%' "
+    "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+)
+REFUSE_NO_LETTERS = sa.text("DROP TRIGGER refuse_letters")
 
 
 def letter(letter_id: str = "dl_1", **changed: Any) -> Letter:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.ledger import steps
+from tests.ledger import letter_steps, steps
 from tests.ledger.steps import HORIZON_S, NOW, claim, decide, later, open_payment, record, refusal_answer
 from worker.ledger import figures, moves, turns
-from worker.ledger.figures import Calls, MoneyFigures
+from worker.ledger.figures import HeldUp, MoneyFigures
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
 from worker.ledger.schema import EVENTS, PACE
@@ -55,7 +55,7 @@ async def absent(ledger: Ledger, order_id: str, *, after_s: float = 0) -> None:
 
 
 async def test_nothing_is_held_up_in_an_empty_ledger_or_by_calls_that_have_ended(ledger: Ledger) -> None:
-    nothing = MoneyFigures(unknown=Calls(), near_horizon=Calls(), oldest_key=None)
+    nothing = MoneyFigures(unknown=HeldUp(), near_horizon=HeldUp(), oldest_key=None)
     assert await money(ledger) == nothing
 
     await decide(ledger, "o-1")
@@ -74,8 +74,8 @@ async def test_unknown_outcomes_are_counted_dated_and_summed_by_currency(ledger:
 
     found = await money(ledger, after_s=30)
 
-    assert found.unknown == Calls(3, later(5), {"usd": 1300, "jpy": 500})
-    assert found.near_horizon == Calls()
+    assert found.unknown == HeldUp(3, later(5), {"usd": 1300, "jpy": 500})
+    assert found.near_horizon == HeldUp()
     assert found.oldest_key == later(1)
 
 
@@ -85,11 +85,11 @@ async def test_a_key_is_near_its_horizon_once_it_is_older_than_three_quarters_of
     await started(ledger, "o-3", after_s=50, amount="5.00", currency="eur")
     await unknown(ledger, "o-4", after_s=-1000)
 
-    assert (await money(ledger, after_s=NEAR_S)).near_horizon == Calls()
-    assert (await money(ledger, after_s=NEAR_S + 1)).near_horizon == Calls(1, NOW, {"usd": 1250})
-    assert (await money(ledger, after_s=NEAR_S + 51)).near_horizon == Calls(2, NOW, {"usd": 1250, "eur": 500})
+    assert (await money(ledger, after_s=NEAR_S)).near_horizon == HeldUp()
+    assert (await money(ledger, after_s=NEAR_S + 1)).near_horizon == HeldUp(1, NOW, {"usd": 1250})
+    assert (await money(ledger, after_s=NEAR_S + 51)).near_horizon == HeldUp(2, NOW, {"usd": 1250, "eur": 500})
     everything = await money(ledger, after_s=2 * HORIZON_S)
-    assert everything.near_horizon == Calls(3, NOW, {"usd": 1950, "eur": 500})
+    assert everything.near_horizon == HeldUp(3, NOW, {"usd": 1950, "eur": 500})
     assert everything.oldest_key == NOW
     assert everything.unknown.count == 1
 
@@ -100,7 +100,7 @@ async def test_the_next_attempt_counts_and_the_absent_one_before_it_does_not(led
 
     found = await money(ledger, after_s=90 + NEAR_S + 1)
 
-    assert found.near_horizon == Calls(1, later(90), {"usd": 9999})
+    assert found.near_horizon == HeldUp(1, later(90), {"usd": 9999})
 
 
 @pytest.fixture
@@ -121,6 +121,47 @@ async def test_sqlite_counts_open_calls_without_reading_those_that_have_ended(on
         return " ".join(row[3] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
 
     assert "ix_operations_open" in await on_sqlite.run(plan)
+
+
+# Replays
+
+
+async def test_letters_being_replayed_are_counted_dated_from_their_taking_and_summed_by_currency(
+    ledger: Ledger,
+) -> None:
+    assert await ledger.run(figures.replaying_letters) == HeldUp()
+    for letter_id, money in (
+        ("dl_1", {"amount_minor": 1250, "currency": "usd"}),
+        ("dl_2", {"amount_minor": 50, "currency": "usd"}),
+        ("dl_3", {"amount_minor": 500, "currency": "jpy"}),
+        ("dl_4", {"amount_minor": None, "currency": None}),
+        ("dl_5", {"amount_minor": 9900, "currency": "eur"}),
+        ("dl_6", {"amount_minor": 7700, "currency": "eur"}),
+    ):
+        await letter_steps.land(ledger, letter_steps.letter(letter_id, landing_id=letter_id, **money))
+    for number, letter_id in enumerate(("dl_1", "dl_2", "dl_3", "dl_4", "dl_5")):
+        await letter_steps.make_replay(ledger, f"rp_{number}", letter_id)
+        await letter_steps.take(ledger, f"rp_{number}", after_s=300 + number)
+    await letter_steps.resolve(ledger, "dl_5")
+
+    found = await ledger.run(figures.replaying_letters)
+    old = await ledger.run(figures.replaying_letters, moved_before=later(302))
+
+    assert found == HeldUp(4, later(300), {"usd": 1300, "jpy": 500})
+    assert old == HeldUp(2, later(300), {"usd": 1300})
+
+
+async def test_quiet_replays_tell_how_far_they_are(ledger: Ledger) -> None:
+    ids = await letter_steps.land_many(ledger, 3)
+    await letter_steps.make_replay(ledger)
+    await letter_steps.take(ledger, size=2, after_s=300)
+    await letter_steps.resolve(ledger, ids[0], after_s=310)
+
+    [quiet] = await ledger.run(figures.quiet_replays, moved_before=later(311))
+
+    assert (quiet.replay_id, quiet.by) == ("rp_1", letter_steps.OPERATOR)
+    assert quiet.counts == {"resolved": 1, "sent": 1, "waiting": 1}
+    assert await ledger.run(figures.quiet_replays, moved_before=later(310)) == []
 
 
 # Workers and pace

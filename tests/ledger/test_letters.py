@@ -683,9 +683,10 @@ async def test_of_many_edits_of_one_letter_at_once_one_is_made(open_ledger: Open
 # Letters from elsewhere
 
 
-async def add(ledger: Ledger, *made: Any) -> tuple[int, int]:
-    arguments: dict[str, Any] = {"by": OPERATOR, "why": "from the old machine", "now": later(800)}
-    return await ledger.run(letters.add_all, list(made), **arguments)
+async def add(ledger: Ledger, *made: Any, vouched: bool = False) -> tuple[int, int]:
+    rows_of = [letters.row_of(each) for each in made]
+    arguments: dict[str, Any] = {"by": OPERATOR, "why": "from the old machine", "now": later(800), "vouched": vouched}
+    return await ledger.run(letters.add_all, rows_of, **arguments)
 
 
 async def test_letters_from_elsewhere_are_kept_as_they_were_and_those_that_are_here_stay(ledger: Ledger) -> None:
@@ -701,6 +702,16 @@ async def test_letters_from_elsewhere_are_kept_as_they_were_and_those_that_are_h
     ]
     assert await add(ledger, old, letter("dl_3")) == (0, 2)
     assert await steps.count_acts(ledger) == 3
+
+
+async def test_whoever_vouches_frees_letters_that_were_imported_before_and_is_written_down(ledger: Ledger) -> None:
+    await land(ledger)
+    await add(ledger, letter("dl_2", imported=True))
+    assert (await steps.read(ledger, "dl_2")).imported
+    assert await add(ledger, letter("dl_1"), letter("dl_2"), letter("dl_3"), vouched=True) == (1, 2)
+    assert [(await steps.read(ledger, f"dl_{number}")).imported for number in (1, 2, 3)] == [False, False, False]
+    lines = [(line["letter_id"], line["act"]) for line in await rows(ledger, ACTS)]
+    assert lines[1:] == [("dl_2", "imported"), ("dl_3", "imported"), ("dl_3", "vouched for"), ("dl_2", "vouched for")]
 
 
 @pytest.mark.parametrize(
@@ -721,12 +732,12 @@ async def test_of_letters_from_elsewhere_none_is_kept_where_one_is_refused(
 
 async def test_of_letters_from_elsewhere_none_is_kept_where_they_end_in_the_middle(ledger: Ledger) -> None:
     def cut_off() -> Iterator[Any]:
-        yield letter("dl_2")
+        yield letters.row_of(letter("dl_2"))
         raise ValueError("line 2 is no letter")
 
     before = await everything(ledger)
     with pytest.raises(ValueError, match="line 2"):
-        await ledger.run(letters.add_all, cut_off(), by=OPERATOR, why="x", now=NOW)
+        await ledger.run(letters.add_all, cut_off(), vouched=False, by=OPERATOR, why="x", now=NOW)
     assert await everything(ledger) == before
 
 

@@ -324,6 +324,23 @@ async def test_a_replay_that_ended_while_a_letter_is_out_is_unfinished_until_its
     assert await ledger.run(replays.unfinished) == []
 
 
+async def test_an_unfinished_replay_has_not_moved_since_its_making_or_the_last_move_of_a_letter(ledger: Ledger) -> None:
+    async def quiet(before_s: float) -> list[str]:
+        return list(await ledger.run(replays.unfinished, moved_before=later(before_s)))
+
+    ids = await land_many(ledger, 2)
+    await make_replay(ledger, "rp_1", after_s=200)
+    await make_replay(ledger, "rp_none", "dl_none", after_s=250)
+    assert [await quiet(200), await quiet(201), await quiet(251)] == [[], ["rp_1"], ["rp_1", "rp_none"]]
+
+    await take(ledger, "rp_1", size=1, after_s=300)
+    assert [await quiet(300), await quiet(301)] == [["rp_none"], ["rp_1", "rp_none"]]
+    assert await resolve(ledger, ids[0], after_s=400)
+    assert [await quiet(400), await quiet(401)] == [["rp_none"], ["rp_1", "rp_none"]]
+    await end(ledger, "rp_1")
+    assert await quiet(10_000) == ["rp_none"], "nothing of it is out, and nothing more will be taken"
+
+
 # Many at once
 
 

@@ -20,7 +20,7 @@ async def test_a_worker_at_work_is_alive_and_ready(make_worker: MakeWorker) -> N
     worker = await make_worker().until_subscribed()
 
     assert (await get(worker, "/livez"))[0] == 200
-    assert await get(worker, "/readyz") == (200, '{"ready": true, "reasons": {}}')
+    assert await get(worker, "/readyz") == (200, '{"ready": true, "reasons": {}, "concerns": {}}')
 
 
 async def test_a_worker_without_a_broker_is_alive_but_not_ready_and_says_why(make_worker: MakeWorker) -> None:

@@ -1,6 +1,7 @@
 """What a worker watches beside its orders: the gauges of alarms, and a Stripe that nobody has asked yet."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,10 +10,12 @@ import aiohttp
 import sqlalchemy as sa
 
 from tests.harness import Shop, WorkerProcess, run_cli, until
-from tests.ledger import steps
+from tests.ledger import letter_steps, steps
+from worker.app import LETTERS_AT_ONCE
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
-from worker.ledger.schema import WORKERS
+from worker.ledger.schema import LETTERS, WORKERS
+from worker.letter import LetterState
 from worker.payment import Operation
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -87,6 +90,80 @@ async def test_the_gauges_of_letters_follow_them_to_another_state_and_to_zero(
             "oldest_open_letter_seconds": 0,
         },
     )
+
+
+async def test_the_gauges_of_letters_being_replayed_follow_them_to_their_outcome(
+    make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    worker = await make_worker().until_subscribed()
+    await until_figures(worker, {'letters{state="replaying"}': 0, "oldest_replaying_letter_seconds": 0})
+
+    async with Ledger(environment["DATABASE_URL"]) as ledger:
+        for letter_id, amount_minor, currency in (("dl_1", 1250, "usd"), ("dl_2", 500, "jpy")):
+            await letter_steps.land(ledger, letter_id=letter_id, amount_minor=amount_minor, currency=currency)
+            await letter_steps.bring_to(ledger, LetterState.REPLAYING, letter_id)
+        taken = datetime.now(UTC) - timedelta(minutes=20)
+        await steps.execute(ledger, sa.update(LETTERS).values(moved_at=taken))
+        found = await until_figures(
+            worker,
+            {'replaying_letters_value{currency="usd"}': 12.5, 'replaying_letters_value{currency="jpy"}': 500},
+        )
+        assert 1200 < found["payment_worker_oldest_replaying_letter_seconds"] < 1260
+
+        await letter_steps.resolve(ledger, "dl_1")
+        await letter_steps.resolve(ledger, "dl_2")
+    await until_figures(
+        worker,
+        {
+            'letters{state="resolved"}': 2,
+            "oldest_replaying_letter_seconds": 0,
+            'replaying_letters_value{currency="usd"}': 0,
+            'replaying_letters_value{currency="jpy"}': 0,
+        },
+    )
+
+
+async def test_letters_that_cannot_be_kept_are_told_hold_nothing_else_up_and_are_tried_again_ever_later(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    worker = await make_worker().until_subscribed()
+    assert (await figures(worker))["payment_worker_held_letters"] == 0
+    async with Ledger(environment["DATABASE_URL"]) as ledger:
+        await steps.execute(ledger, letter_steps.REFUSE_LETTERS)
+        await shop.send({"order_id": "order-1", "amount": "0"})
+        await until_figures(worker, {"held_letters": 1})
+        code, body = await get(worker, "/readyz")
+        assert (code, json.loads(body)["ready"]) == (200, True), "orders flow"
+        assert json.loads(body)["concerns"]["dead letters"].startswith("1 in the broker's queue could not be kept")
+
+        await shop.send({"order_id": "another", "amount": "0"})
+        await until(lambda: worker.said("letter.kept"), what="another letter to be kept")
+        [first, second, third] = await until(lambda: tries_of(worker, 3), what="two more tries")
+        assert third - second > second - first > timedelta(seconds=1)
+        assert (await figures(worker))["payment_worker_held_letters"] == 1, "between two tries as well"
+
+        await steps.execute(ledger, letter_steps.REFUSE_NO_LETTERS)
+    await until_figures(worker, {"held_letters": 0, 'letters{state="open"}': 2})
+    assert json.loads((await get(worker, "/readyz"))[1])["concerns"] == {}
+
+
+def tries_of(worker: WorkerProcess, count: int) -> list[datetime]:
+    """When letters could not be kept, once there were so many times."""
+    tries = [datetime.fromisoformat(line["timestamp"]) for line in worker.said("letter.bug")]
+    return tries[:count] if len(tries) >= count else []
+
+
+async def test_more_letters_than_may_be_out_are_kept_once_they_can_be(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    worker = await make_worker(DEAD_LETTER_CEILING="1").until_subscribed()
+    count = LETTERS_AT_ONCE + 10
+    async with Ledger(environment["DATABASE_URL"]) as ledger:
+        await steps.execute(ledger, letter_steps.REFUSE_LETTERS)
+        await shop.send_all([{"order_id": f"order-{number}", "amount": "0"} for number in range(count)])
+        await until_figures(worker, {"held_letters": LETTERS_AT_ONCE})
+        await steps.execute(ledger, letter_steps.REFUSE_NO_LETTERS)
+    await until_figures(worker, {"held_letters": 0, 'letters{state="open"}': count})
 
 
 async def test_the_gauges_of_money_follow_the_calls_that_hold_it_up(

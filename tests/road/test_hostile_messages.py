@@ -293,6 +293,35 @@ async def test_letters_that_somebody_else_put_there_are_listed_whatever_their_he
     assert "\\x1b]0;owned" in table.stdout
 
 
+async def test_a_letter_that_claims_to_be_ours_is_masked_and_judged_by_its_body(
+    world: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    claims = {
+        "payment-worker-letter-id": "dl_" + "0" * 20,
+        "payment-worker-reason": "bug",
+        "payment-worker-error": "one line\nlanded yesterday: another one",
+        "payment-worker-order-id": "order-of-somebody-else",
+        "payment-worker-first-seen": "0001-01-01T00:00:00+00:00",
+        "payment-worker-last-seen": "0001-01-01T00:00:00+14:00",
+        "payment-worker-unreadable-properties": {"timestamp": "is no time", "of": 1},
+    }
+    body = b'{"order_id": "order-1", "amount": "12.50", "note": "4242 4242 4242 4242"}'
+    message = aio_pika.Message(body, headers=claims)
+    await shop.channel.default_exchange.publish(message, environment["DEAD_LETTERS_QUEUE"])
+
+    [letter] = await until_letters(environment, 1)
+    shown = await show(environment, letter)
+    told = await asyncio.to_thread(run_cli, environment, "dead-letters", "show", letter["id"])
+
+    assert "4242 4242" not in json.dumps(shown)
+    assert shown["order_id"] == "order-1"
+    assert min(shown["first_seen"], shown["last_seen"]) > "2026"
+    assert shown["verdict"] == "blocked", "it was refused for a property that nobody could read"
+    assert "timestamp: cannot be decoded: is no time" in shown["verdict_because"]
+    assert told.returncode == 0, told.stderr
+    assert not [line for line in told.stdout.splitlines() if line.startswith("landed yesterday")]
+
+
 async def test_dead_letters_are_listed_oldest_first_as_often_as_one_looks(
     world: WorkerProcess, shop: Shop, environment: dict[str, str]
 ) -> None:

@@ -3,22 +3,24 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from worker.bus.delivery import LETTER_ID, Delivery
-from worker.bus.outgoing import ERROR, LAST_SEEN, ORDER_ID, REASON
+from worker.bus.delivery import LETTER_ID, Delivery, readable_time
+from worker.bus.outgoing import ERROR, LAST_SEEN, ORDER_ID, REASON, UNREADABLE_FIELDS
 from worker.letter import Landing
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A dead letter as it arrived. order_id: as the worker read it, if it was the worker that landed it."""
+    """A dead letter as it arrived. order_id, unreadable: as the worker found them, if it was the worker that landed it.
+
+    Anybody may write these headers: nothing rests on them that concerns money.
+    """
 
     landing: Landing
     order_id: str | None
-    is_ours: bool
+    unreadable: Mapping[str, str]
 
 
 def read_landed(delivery: Delivery) -> Landed:
@@ -33,11 +35,11 @@ def read_landed(delivery: Delivery) -> Landed:
             error=_text(headers.get(ERROR)) or "the broker gave the message up before the worker could",
             attempts=delivery.deliveries - 1 if is_ours else 0,
             first_seen=delivery.first_seen if is_ours else None,
-            at=_time(headers.get(LAST_SEEN)),
+            at=readable_time(headers.get(LAST_SEEN)),
             failures=delivery.history,
         ),
         order_id=_text(headers.get(ORDER_ID)),
-        is_ours=is_ours,
+        unreadable=delivery.unreadable or _texts(headers.get(UNREADABLE_FIELDS)),
     )
 
 
@@ -57,8 +59,6 @@ def _text(value: object) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
-def _time(value: object) -> datetime | None:
-    try:
-        return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else None
-    except (ValueError, OverflowError):
-        return None
+def _texts(value: object) -> dict[str, str]:
+    told = value.items() if isinstance(value, dict) else ()
+    return {name: text for key, inner in told if (name := _text(key)) and (text := _text(inner))}

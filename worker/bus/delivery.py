@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from schemas import AmqpProperties
 from worker.bus.connection import bus_errors
 from worker.bus.readable_properties import ORIGINAL_HEADERS, UNREADABLE
+from worker.payment import LETTER_ID as LETTER_ID_FORM
 from worker.payment import dead_letter_id
 
 # Our own headers. The broker's x-death and x-delivery-count mean other things in each of its versions.
@@ -29,8 +30,10 @@ MAX_HEADER_NAME_BYTES: Final = 128
 # Of each earlier failure; there are at most a budget's worth of them.
 MAX_FAILURE_CHARS: Final = 300
 MAX_HISTORY: Final = 20
-# As worker.payment.dead_letter_id makes them; anybody can write our header.
-_LETTER_ID: Final = re.compile(r"dl_[0-9a-f]{20}")
+# Anybody can write our header.
+_LETTER_ID: Final = re.compile(LETTER_ID_FORM)
+# A time outside of these is no time of a message: some ledgers and clocks cannot hold it.
+FIRST_YEAR, LAST_YEAR = 1970, 2105
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
     """The message as its producer sent it; what earlier rounds wrapped round it is taken off again."""
     headers: dict[str, Any] = dict(message.headers)
     unreadable = headers.pop(UNREADABLE, None)
-    deliveries, first_seen = headers.pop(DELIVERIES, 0), _time(headers.pop(FIRST_SEEN, None))
+    deliveries, first_seen = headers.pop(DELIVERIES, 0), readable_time(headers.pop(FIRST_SEEN, None))
     history, replays = headers.pop(HISTORY, None), _text(headers.pop(LETTER_ID, None))
     message_id = message.message_id
     if isinstance(headers.get(ORIGINAL_HEADERS), dict):
@@ -120,6 +123,16 @@ def encodable(headers: Mapping[str, Any]) -> dict[str, Any]:
     return kept if size <= MAX_HEADER_BYTES else {LEFT_OUT: f"headers of {size} bytes"}
 
 
+def readable_time(value: object) -> datetime | None:
+    """A time in ISO 8601 with its zone, as we write it into a header; None for anything else, which anybody may."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        moment = moment.astimezone(UTC) if moment and moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment and FIRST_YEAR <= moment.year <= LAST_YEAR else None
+
+
 def letter_id(body: bytes, properties: AmqpProperties) -> str:
     """See worker.payment.dead_letter_id. The broker's own headers are no part of a message's identity.
 
@@ -161,11 +174,3 @@ def _name(key: str) -> str:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return moment.astimezone(UTC) if moment and moment.tzinfo else None
-    except (ValueError, OverflowError):
-        return None

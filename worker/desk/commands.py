@@ -70,6 +70,11 @@ def add_desk(commands: Any, command: Callable[[argparse.Namespace], int]) -> Non
     importing = add(actions, "import", "transfer:take_in", "read letters from a file, all or none", has_json=False)
     importing.add_argument("file", metavar="FILE", help="as export wrote it; - for standard input")
     importing.add_argument("--why", type=plain_text, help="the reason, kept in the history")
+    importing.add_argument(
+        "--vouch",
+        action="store_true",
+        help="no call to Stripe was begun for these orders elsewhere: let them be replayed (needs --why)",
+    )
 
     edit = add(actions, "edit", "edit:edit", "put a corrected letter in the place of one, or of each of some")
     _add_choice(edit)

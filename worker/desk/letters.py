@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas import to_major
-from worker.desk.screen import ago, print_json, print_pairs, print_table, say
+from worker.desk.screen import ago, print_body, print_json, print_pairs, print_table, say
 from worker.desk.words import chosen_letters, described, operator, require_narrow
 from worker.errors import ConfigurationError
 from worker.ledger import letters, replays
@@ -157,7 +157,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
         say(told_act(act))
     say()
     say(f"properties: {full(letter)['properties']}")
-    say(letter.body.decode("utf-8", "backslashreplace"))
+    print_body(letter.body)
 
 
 async def show_history(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -231,6 +231,7 @@ def verdict_of(
         livemode=settings.livemode if settings.has_stripe_key else None,
         key_horizon_s=settings.stripe_key_horizon,
         now=now,
+        imported=letter.imported,
     )
 
 

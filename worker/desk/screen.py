@@ -75,13 +75,19 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
 
 
 def say(text: str = "") -> None:
-    """A line; what a stranger wrote in it is escaped."""
+    """A line; what a stranger wrote in it is escaped, and makes no second one."""
     console().print(escape(visible(text)), soft_wrap=True)
 
 
+def print_body(body: bytes) -> None:
+    """A message's body, as many lines as it has; below it comes nothing of ours."""
+    for line in body.decode("utf-8", "backslashreplace").split("\n"):
+        say(line)
+
+
 def visible(text: str) -> str:
-    """Control characters spelled out: a message must not steer the terminal that shows it."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    """Control characters spelled out: a message must not steer the terminal that shows it, nor forge a line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def ago(moment: datetime | None, *, now: datetime) -> str:

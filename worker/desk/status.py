@@ -4,136 +4,34 @@ What cannot be reached is told in its place, and the rest is shown all the same.
 """
 
 import argparse
-import asyncio
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
-import aiohttp
-
 from schemas import to_major
-from worker.admission import CREATE
-from worker.app import bus_names
-from worker.bus.queue_depths import queue_depths
-from worker.desk.letters import open_ledger, told_values
-from worker.desk.screen import ago, print_json, print_pairs, print_table, say
-from worker.errors import BusUnavailable, WorkerError
-from worker.ledger import figures, letters, moves
-from worker.ledger.figures import Calls, MoneyFigures
-from worker.ledger.letters import LetterFigures, LetterFilter, LetterGroup
-from worker.ledger.moves import Backlog
-from worker.letter import LetterState
+from worker.desk.letters import told_values
+from worker.desk.look_at import REPLAYING_LONG_S, Depth, InLedger, Seen, look
+from worker.desk.screen import ago, print_json, print_pairs, print_table, say, span
+from worker.ledger.figures import HeldUp
+from worker.ledger.replays import Replay
+from worker.letter import ItemState, LetterState
 from worker.settings import Settings
 
-# The worker answers from memory; one that does not is frozen, or is not the worker.
-HTTP_TIMEOUT_S: Final = 2
 TOP_GROUPS: Final = 5
 CAUSE_CHARS: Final = 60
 # The relay comes round every few seconds; an event older than this has no queue to go to.
 UNTOLD_S: Final = 60
-# Where a worker listens on every address, it is asked on this one.
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked up, not listened on
-
-Depth = tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class InLedger:
-    """What the ledger tells. per_second: the rate of calls to Stripe that all workers keep to now."""
-
-    workers_alive: int
-    per_second: float
-    letters: LetterFigures
-    groups: Sequence[LetterGroup]
-    money: MoneyFigures
-    backlog: Backlog
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was found, each part with the reason in its place where it could not be reached.
-
-    worker: {part: reason} of what is not well, as the worker at `address` says. queues: ready messages and consumers
-    of each, None for one that is not there yet.
-    """
-
-    now: datetime
-    address: str
-    worker: Mapping[str, str] | str
-    queues: Mapping[str, Depth] | str
-    ledger: InLedger | str
 
 
 async def show(settings: Settings, arguments: argparse.Namespace) -> int:
     """Look, print, and return 0 where all was seen and nothing needs a person, else 1."""
-    now = datetime.now(UTC)
-    ledger = await _look_at_ledger(settings, now=now)
-    address = _address(settings)
-    worker, queues = await asyncio.gather(_ask_worker(address), _look_at_queues(settings))
-    seen = Seen(now, address or "", worker, queues, ledger)
+    seen = await look(settings)
     concerns = _concerns(seen, settings)
     if arguments.json:
         print_json(_record(seen, concerns, settings))
     else:
         _print(seen, concerns, settings)
     return 1 if concerns else 0
-
-
-async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | str:
-    limit = settings.stripe_rate_limit
-    try:
-        async with open_ledger(settings) as ledger:
-            alive, per_second, of_letters, groups, money, backlog = await asyncio.gather(
-                ledger.run(figures.workers_alive, now=now, within_s=settings.claim_ttl),
-                ledger.run(figures.per_second_now, endpoint=CREATE, limit=limit, now=time.time()),
-                ledger.run(letters.figures),
-                ledger.run(letters.groups, LetterFilter(states=(LetterState.OPEN,))),
-                ledger.run(figures.money_figures, now=now, key_horizon_s=settings.stripe_key_horizon),
-                ledger.run(moves.backlog),
-            )
-    except WorkerError as error:
-        return str(error)
-    return InLedger(alive, per_second, of_letters, groups, money, backlog)
-
-
-def _address(settings: Settings) -> str | None:
-    """Where the worker tells of itself; None where its port cannot be known."""
-    host = _LOOPBACK.get(settings.http_host, settings.http_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}" if settings.http_port else None
-
-
-async def _ask_worker(address: str | None) -> Mapping[str, str] | str:
-    """What is not well, {part: reason}, as the worker says itself; or why it could not be asked."""
-    if address is None:
-        return "the worker is not asked: HTTP_PORT is 0"
-    try:
-        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{address}/readyz") as answer:
-            said = await answer.json(content_type=None)
-    except TimeoutError:
-        return f"nothing answers at {address} within {HTTP_TIMEOUT_S} s"
-    except (aiohttp.ClientError, OSError):
-        return f"no worker answers at {address}"
-    except ValueError:
-        said = None
-    if not isinstance(said, dict) or not isinstance(said.get("reasons"), dict):
-        return f"what answers at {address} is no payment-worker"
-    return {str(part): str(reason) for part, reason in said["reasons"].items()}
-
-
-async def _look_at_queues(settings: Settings) -> Mapping[str, Depth] | str:
-    if not settings.has_broker:
-        return "AMQP_URL is not set"
-    names = bus_names(settings)
-    retries = [names.retry_queue(delay_s) for delay_s in names.retry_delays_s]
-    try:
-        return await queue_depths(
-            settings.amqp_url.get_secret_value(), [names.orders_queue, *retries, names.dead_letters_queue]
-        )
-    except BusUnavailable as error:
-        return str(error)
 
 
 def _consumers(seen: Seen, queue: str) -> int | None:
@@ -147,7 +45,7 @@ def _consumers(seen: Seen, queue: str) -> int | None:
 def _subscription(seen: Seen, settings: Settings) -> tuple[bool | None, str]:
     """Whether orders are taken, None where nobody could tell; and how that is known, or why it is not so."""
     if not isinstance(seen.worker, str):
-        why_not = seen.worker.get("subscription")
+        why_not = seen.worker.reasons.get("subscription")
         return why_not is None, why_not or f"the worker at {seen.address} says so"
     consumers = _consumers(seen, settings.orders_queue)
     if consumers is not None:
@@ -164,7 +62,8 @@ def _concerns(seen: Seen, settings: Settings) -> list[str]:
     if subscribed is None:
         found = ["nobody could tell whether orders are taken: set AMQP_URL, or HTTP_HOST and HTTP_PORT of a worker"]
     if not isinstance(seen.worker, str):
-        found += [f"the worker says: {part}: {why}" for part, why in seen.worker.items() if part != "subscription"]
+        told = [*seen.worker.reasons.items(), *seen.worker.concerns.items()]
+        found += [f"the worker says: {part}: {sentence}" for part, sentence in told if part != "subscription"]
     if isinstance(seen.queues, str):
         if settings.has_broker:
             found.append(f"the broker cannot be asked: {seen.queues}")
@@ -187,6 +86,15 @@ def _concerns_in_ledger(ledger: InLedger, *, now: datetime) -> Iterator[str]:
         yield f"{_count(ledger.backlog.untold_events, 'event')} untold: is a subscriber's queue missing?"
     if number := ledger.letters.by_state.get(LetterState.OPEN, 0):
         yield f"{_count(number, 'open letter')}: see dead-letters groups"
+    if (held := ledger.replaying_long).count:
+        told = _told(held, now=now)
+        yield (
+            f"letters replaying for more than {span(REPLAYING_LONG_S)} without an outcome: {told}: "
+            "is a worker taking orders? See dead-letters list --state replaying"
+        )
+    for replay in ledger.quiet_replays:
+        how_far = ", ".join(f"{number} {state}" for state, number in _counts(replay).items()) or "no letters"
+        yield f"replay {replay.replay_id} stands still ({how_far}): go on with {_resume(replay)}"
 
 
 def _print(seen: Seen, concerns: Sequence[str], settings: Settings) -> None:
@@ -233,20 +141,21 @@ def _ledger_lines(seen: Seen, settings: Settings) -> dict[str, str]:
         return {"ledger": f"cannot be read: {seen.ledger}"}
     ledger, limit = seen.ledger, settings.stripe_rate_limit
     of_letters, backlog = ledger.letters, ledger.backlog
-    open_letters = Calls(of_letters.by_state.get(LetterState.OPEN, 0), of_letters.oldest_open, of_letters.value)
+    open_letters = HeldUp(of_letters.by_state.get(LetterState.OPEN, 0), of_letters.oldest_open, of_letters.value)
     slowed = ", slowed: Stripe refused calls for their rate" if ledger.per_second < limit else ""
     return {
         "workers": f"{ledger.workers_alive} alive",
         "pace": f"{round(ledger.per_second, 1):g} of {round(limit, 1):g} calls a second{slowed}",
         "open letters": _told(open_letters, now=seen.now),
-        "replaying": str(of_letters.by_state.get(LetterState.REPLAYING, 0)),
+        "replaying": _told(ledger.replaying, now=seen.now),
+        "interrupted replays": ", ".join(replay.replay_id for replay in ledger.quiet_replays) or "0",
         "unknown outcomes": _told(ledger.money.unknown, now=seen.now),
         "keys near horizon": _told(ledger.money.near_horizon, now=seen.now),
-        "untold events": _told(Calls(backlog.untold_events, backlog.oldest_untold), now=seen.now),
+        "untold events": _told(HeldUp(backlog.untold_events, backlog.oldest_untold), now=seen.now),
     }
 
 
-def _told(held: Calls, *, now: datetime) -> str:
+def _told(held: HeldUp, *, now: datetime) -> str:
     """ "3, the oldest 2 h, 12.50 USD"."""
     if not held.count:
         return "0"
@@ -258,16 +167,20 @@ def _told(held: Calls, *, now: datetime) -> str:
 def _record(seen: Seen, concerns: Sequence[str], settings: Settings) -> dict[str, Any]:
     """The status for programs. Ages are seconds, values major units by currency; null where not reached, with why."""
     subscribed, because = _subscription(seen, settings)
-    is_told, is_reached = not isinstance(seen.worker, str), not isinstance(seen.queues, str)
+    says = None if isinstance(seen.worker, str) else seen.worker
     record: dict[str, Any] = {
         "at": seen.now,
         "needs_a_person": list(concerns),
         "subscribed": subscribed,
         "subscribed_because": because,
-        "worker": {"address": seen.address or None, "reasons": seen.worker if is_told else None},
-        "worker_fault": None if is_told else seen.worker,
+        "worker": {
+            "address": seen.address or None,
+            "reasons": says and says.reasons,
+            "concerns": says and says.concerns,
+        },
+        "worker_fault": seen.worker if isinstance(seen.worker, str) else None,
         "queues": _queues_record(seen.queues),
-        "queues_fault": None if is_reached else seen.queues,
+        "queues_fault": seen.queues if isinstance(seen.queues, str) else None,
         "ledger": None,
         "ledger_fault": seen.ledger if isinstance(seen.ledger, str) else None,
     }
@@ -291,6 +204,8 @@ def _ledger_record(ledger: InLedger, *, limit: float, now: datetime) -> dict[str
             "by_state": {str(state): of_letters.by_state.get(state, 0) for state in LetterState},
             "oldest_open_s": _age_s(of_letters.oldest_open, now),
             "value": _majors(of_letters.value),
+            "replaying": _held_record(ledger.replaying, now),
+            "replaying_long": _held_record(ledger.replaying_long, now),
             "groups": [
                 {
                     "group": group.group_id,
@@ -302,14 +217,34 @@ def _ledger_record(ledger: InLedger, *, limit: float, now: datetime) -> dict[str
                 for group in ledger.groups[:TOP_GROUPS]
             ],
         },
-        "unknown_outcomes": _calls_record(money.unknown, now),
-        "keys_near_horizon": _calls_record(money.near_horizon, now),
+        "interrupted_replays": [
+            {
+                "replay_id": replay.replay_id,
+                "selection": replay.selection,
+                "by": replay.by,
+                "made_at": replay.made_at,
+                "ended_because": replay.ended_because,
+                "letters": _counts(replay),
+                "resume": _resume(replay),
+            }
+            for replay in ledger.quiet_replays
+        ],
+        "unknown_outcomes": _held_record(money.unknown, now),
+        "keys_near_horizon": _held_record(money.near_horizon, now),
         "untold_events": {"count": backlog.untold_events, "oldest_s": _age_s(backlog.oldest_untold, now)},
     }
 
 
-def _calls_record(calls: Calls, now: datetime) -> dict[str, Any]:
-    return {"count": calls.count, "oldest_s": _age_s(calls.oldest, now), "value": _majors(calls.value)}
+def _held_record(held: HeldUp, now: datetime) -> dict[str, Any]:
+    return {"count": held.count, "oldest_s": _age_s(held.oldest, now), "value": _majors(held.value)}
+
+
+def _counts(replay: Replay) -> dict[str, int]:
+    return {str(state): number for state in ItemState if (number := replay.counts.get(state, 0))}
+
+
+def _resume(replay: Replay) -> str:
+    return f"payment-worker dead-letters replay --resume {replay.replay_id}"
 
 
 def _majors(value: Mapping[str, int]) -> dict[str, str]:

@@ -1,38 +1,19 @@
-"""`dead-letters export` and `import`: letters as JSON lines, exactly as the ledger keeps them.
-
-Body and properties are text in a line: a tool that rewrites JSON, numbers and all, leaves them as they are.
-"""
+"""`dead-letters export` and `import`: letters as lines of JSON, out of a ledger and into another."""
 
 import argparse
-import base64
-import hashlib
-import json
+import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Self
+from typing import IO, Any, Final
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-
-from schemas import AmqpProperties, MessageError
-from schemas.envelope import FieldError
-from schemas.money import CURRENCIES
-from worker.bus.outgoing import masked_properties
-from worker.card_numbers import mask_cards
+from worker.desk.letter_lines import MOST_LINE_BYTES, letter_of, line_of
 from worker.desk.letters import open_ledger
 from worker.desk.screen import say, visible
 from worker.desk.words import chosen_letters, operator
@@ -40,95 +21,10 @@ from worker.errors import ConfigurationError
 from worker.ledger import letters
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
-from worker.letter import Letter, LetterState, cause_of, group_of, properties_from_json, properties_to_json
+from worker.letter import Letter
 from worker.settings import Settings
 
 PAGE: Final = 200
-# RabbitMQ takes no larger message by default since 4.0; one control character is six in JSON.
-MOST_BODY_BYTES: Final = 16 * 1024 * 1024
-MOST_LINE_BYTES: Final = 8 * MOST_BODY_BYTES
-
-
-def _keepable(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("has a NUL character, which no ledger can keep")
-    return value
-
-
-def _time(value: object) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if moment and moment.tzinfo:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError("is no ISO 8601 time with its zone, such as 2026-01-31T12:00:00+00:00")
-
-
-def _known_currency(value: str) -> str:
-    if value.upper() not in CURRENCIES or value != value.lower():
-        raise ValueError("is not a currency as the ledger keeps it, such as 'usd'")
-    return value
-
-
-def _time_text(value: str) -> str:
-    _time(value)
-    return value
-
-
-LetterId = Annotated[str, Field(pattern=r"^dl_[A-Za-z0-9_.:-]{1,37}$")]
-Time = Annotated[datetime, BeforeValidator(_time)]
-TimeText = Annotated[str, AfterValidator(_time_text)]
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-_KEPT: Final = AfterValidator(_keepable)
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Entry(_Part):
-    """A landing, in the order and the types in which letters.land writes it: what the desk shows, it relies on."""
-
-    landing_id: str
-    reason: str
-    error: str
-    attempts: Count
-    first_seen: TimeText | None
-    at: TimeText
-    failures: list[str]
-
-
-class _Line(_Part):
-    """A letter as export writes it; the bounds are those of the ledger's columns."""
-
-    id: LetterId
-    state: LetterState
-    reason: Annotated[str, Field(max_length=60), _KEPT]
-    error: Annotated[str, _KEPT]
-    order_id: Annotated[str, Field(max_length=64), _KEPT] | None
-    amount_minor: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
-    currency: Annotated[str, AfterValidator(_known_currency)] | None
-    attempts: Count
-    landings: Annotated[Count, Field(ge=1)]
-    landing_id: Annotated[str, Field(max_length=255), _KEPT]
-    first_seen: Time | None
-    landed_at: Time
-    edited_from: LetterId | None
-    properties: str
-    unreadable: dict[str, Any]
-    history: list[_Entry]
-    body: str | None = None
-    body_base64: str | None = None
-    sha256: str
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if (self.body is None) == (self.body_base64 is None):
-            raise FieldError("body", "give it, or body_base64 in its place")
-        if (self.amount_minor is None) != (self.currency is None):
-            raise FieldError("amount_minor", "give it and currency, or null for both")
-        return self
 
 
 async def export(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -143,22 +39,33 @@ async def export(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 async def take_in(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Every letter of a file, in one transaction; the whole file is read for faults before.
+    """Every letter of a file, in one transaction; the whole file is read for faults before, and only then written.
 
+    What calls were made for them elsewhere is not known here: a replay of one is blocked unless the operator vouches.
     Raises ConfigurationError that names the first faulty line.
     """
     now = datetime.now(UTC)
     where = "standard input" if arguments.file == "-" else arguments.file
-    # An interrupt closes the file, and by that ends a transaction that is under way.
-    with _opened(arguments.file) as file:
+    if arguments.vouch and not (arguments.why or "").strip():
+        raise ConfigurationError("--vouch says that no call was begun for these orders elsewhere: say --why you know")
+    # An interrupt closes the files, and by that ends a transaction that is under way.
+    with _opened(arguments.file) as file, tempfile.TemporaryFile() as ready:
         async with open_ledger(settings) as ledger:
-            if not await _check(ledger, file, now=now):
+            found = _checked(ledger, file, now=now)
+            if not await _write_rows(ready, found, imported=not arguments.vouch):
                 raise ConfigurationError(f"{where} holds no letters")
-            file.seek(0)
-            found = (letter for _, letter in _letters_of(file, now=now))
-            why = arguments.why or f"from {where}"
-            added, known = await ledger.run_long(letters.add_all, found, by=operator(), why=why, now=now)
+            ready.seek(0)
+            added, known = await ledger.run_long(
+                letters.add_all,
+                _read_rows(ready),
+                vouched=arguments.vouch,
+                by=operator(),
+                why=arguments.why or f"from {where}",
+                now=now,
+            )
     say(f"{added} letters imported, {known} were here already.")
+    if added and not arguments.vouch:
+        say("A replay of them is blocked where no call is known here: replay them in their own ledger, or see --vouch.")
 
 
 async def _each(ledger: Ledger, chosen: LetterFilter) -> AsyncIterator[Letter]:
@@ -185,81 +92,8 @@ async def _lineage(ledger: Ledger, letter: Letter, chosen: LetterFilter, written
     return line
 
 
-def line_of(letter: Letter) -> str:
-    """A letter as a line of JSON in ASCII: {"id", "state", …, "body" or "body_base64", "sha256"}."""
-    properties = properties_to_json(letter.properties)
-    return (
-        json.dumps(
-            {
-                "id": letter.letter_id,
-                "state": letter.state,
-                "reason": letter.reason,
-                "error": letter.error,
-                "order_id": letter.order_id,
-                "amount_minor": letter.amount_minor,
-                "currency": letter.currency,
-                "attempts": letter.attempts,
-                "landings": letter.landings,
-                "landing_id": letter.landing_id,
-                "first_seen": letter.first_seen.isoformat() if letter.first_seen else None,
-                "landed_at": letter.landed_at.isoformat(),
-                "edited_from": letter.edited_from,
-                "properties": properties,
-                "unreadable": dict(letter.unreadable),
-                "history": [dict(entry) for entry in letter.history],
-                **_body_to_json(letter.body),
-                "sha256": _sha256(letter.body, properties),
-            }
-        )
-        + "\n"
-    )
-
-
-def letter_of(line: bytes, *, now: datetime) -> Letter:
-    """The letter of a line. Raises ValueError that says what is wrong with it, and what to do."""
-    try:
-        read = _Line.model_validate_json(line, strict=True)
-    except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        if fault["type"] in ("json_invalid", "model_type"):
-            raise ValueError(f"{fault['msg']}; a line holds one letter as export writes it") from None
-        raise MessageError.of(error) from None
-    body, properties = _body_in(read), _properties_in(read.properties)
-    if read.sha256 != _sha256(body, read.properties):
-        raise ValueError(
-            "the body differs from its sha256, or the properties do: it was edited by hand; import the original and "
-            "use `dead-letters edit`"
-        )
-    if mask_cards(body) is not body or masked_properties(properties) != properties:
-        raise ValueError("it holds card numbers, which no ledger keeps; export wrote them masked")
-    cause = cause_of(read.reason, read.error)
-    return Letter(
-        letter_id=read.id,
-        # A replay of it would be another ledger's.
-        state=LetterState.OPEN if read.state is LetterState.REPLAYING else read.state,
-        reason=read.reason,
-        error=read.error,
-        group_id=group_of(cause),
-        cause=cause,
-        order_id=read.order_id,
-        body=body,
-        properties=properties,
-        attempts=read.attempts,
-        landings=read.landings,
-        landing_id=read.landing_id,
-        landed_at=read.landed_at,
-        moved_at=now,
-        amount_minor=read.amount_minor,
-        currency=read.currency,
-        first_seen=read.first_seen,
-        edited_from=read.edited_from,
-        unreadable=read.unreadable,
-        history=[entry.model_dump() for entry in read.history],
-    )
-
-
-async def _check(ledger: Ledger, file: IO[bytes], *, now: datetime) -> int:
-    """How many letters there are, all of them fit to be kept. Raises ConfigurationError naming the line."""
+async def _checked(ledger: Ledger, file: IO[bytes], *, now: datetime) -> AsyncIterator[Letter]:
+    """The letters of a file, each fit to be kept. Raises ConfigurationError naming the line."""
     seen: set[str] = set()
     for number, letter in _letters_of(file, now=now):
         origin = letter.edited_from
@@ -272,7 +106,21 @@ async def _check(ledger: Ledger, file: IO[bytes], *, now: datetime) -> int:
                 "import that letter too (export it with --state all)",
             )
         seen.add(letter.letter_id)
-    return len(seen)
+        yield letter
+
+
+async def _write_rows(file: IO[bytes], found: AsyncIterator[Letter], *, imported: bool) -> int:
+    """As they will be kept; returns how many. What takes time is done here, where nobody waits for the ledger."""
+    number = 0
+    async for letter in found:
+        pickle.dump(letters.row_of(replace(letter, imported=imported)), file)
+        number += 1
+    return number
+
+
+def _read_rows(file: IO[bytes]) -> Iterator[Mapping[str, Any]]:
+    while file.peek(1):  # type: ignore[attr-defined]
+        yield pickle.load(file)  # noqa: S301 - a file of ours that has no name
 
 
 def _letters_of(file: IO[bytes], *, now: datetime) -> Iterator[tuple[int, Letter]]:
@@ -293,8 +141,7 @@ def _letters_of(file: IO[bytes], *, now: datetime) -> Iterator[tuple[int, Letter
 
 
 def _fault(number: int, what: str) -> ConfigurationError:
-    told = visible(what).replace("\n", "\\n")
-    return ConfigurationError(f"line {number}: {told}; nothing was imported")
+    return ConfigurationError(f"line {number}: {visible(what)}; nothing was imported")
 
 
 @contextmanager
@@ -310,44 +157,3 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
         except OSError as error:
             raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from None
         yield file
-
-
-def _body_to_json(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode()}
-    except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode()}
-
-
-def _sha256(body: bytes, properties: str) -> str:
-    """Of both, the body's length before it, so that nothing can pass from one to the other."""
-    digest = hashlib.sha256(len(body).to_bytes(8))
-    digest.update(body)
-    digest.update(properties.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _body_in(read: "_Line") -> bytes:
-    try:
-        body = base64.b64decode(read.body_base64 or "", validate=True) if read.body is None else read.body.encode()
-    except ValueError:
-        raise ValueError("body_base64: is not base64") from None
-    if len(body) > MOST_BODY_BYTES:
-        raise ValueError(f"the body has {len(body)} bytes; at most {MOST_BODY_BYTES} are taken")
-    return body
-
-
-def _properties_in(text: str) -> AmqpProperties:
-    try:
-        properties = properties_from_json(text)
-    except (ValueError, RecursionError):
-        raise ValueError("properties: cannot be read; give them as export wrote them") from None
-    *texts, stamp, headers = (getattr(properties, each.name) for each in fields(properties))
-    is_well = (
-        all(each is None or isinstance(each, str) for each in texts)
-        and (stamp is None or (isinstance(stamp, datetime) and stamp.tzinfo is not None))
-        and isinstance(headers, dict)
-    )
-    if not is_well or properties_to_json(properties) != text:
-        raise ValueError("properties: are not as export writes them")
-    return properties

@@ -1,6 +1,6 @@
 """Reads for alarms, for the status and for the life of one payment, one function each; they change nothing.
 
-They run inside one transaction, as those of moves.py do. Figures of letters are in letters.py.
+They run inside one transaction, as those of moves.py do. Figures of open letters are in letters.py.
 """
 
 import json
@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from worker import pace
-from worker.ledger import moves
-from worker.ledger.schema import EVENTS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.ledger import moves, replays
+from worker.ledger.replays import Replay
+from worker.ledger.schema import EVENTS, LETTERS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.letter import LetterState
 from worker.payment import OperationState, Payment
 
 # A key past this part of its horizon has hours left in which asking again still tells.
@@ -22,8 +24,11 @@ NEAR_HORIZON: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
-    """Calls that hold money up. oldest: when the first of them was first asked. value: minor units by currency."""
+class HeldUp:
+    """Calls or letters that hold money up. value: minor units by currency.
+
+    oldest: when the first of the calls was first asked, or since when the first of the letters has been where it is.
+    """
 
     count: int = 0
     oldest: datetime | None = None
@@ -37,8 +42,8 @@ class MoneyFigures:
     oldest_key: when the oldest key that is still asked with was first used, near its horizon or not.
     """
 
-    unknown: Calls
-    near_horizon: Calls
+    unknown: HeldUp
+    near_horizon: HeldUp
     oldest_key: datetime | None
 
 
@@ -64,16 +69,37 @@ def money_figures(conn: Connection, *, now: datetime, key_horizon_s: float) -> M
     started = [row for row in rows if row.state == OperationState.STARTED]
     near = [row for row in started if row.near_number]
     return MoneyFigures(
-        unknown=Calls(
+        unknown=HeldUp(
             sum(int(row.number) for row in unknown), _oldest(unknown), {row.currency: int(row.value) for row in unknown}
         ),
-        near_horizon=Calls(
+        near_horizon=HeldUp(
             sum(int(row.near_number) for row in near),
             _oldest(near),
             {row.currency: int(row.near_value) for row in near},
         ),
         oldest_key=_oldest(started),
     )
+
+
+def replaying_letters(conn: Connection, *, moved_before: datetime | None = None) -> HeldUp:
+    """Letters that a replay has taken and that have no outcome yet. moved_before: those alone taken before."""
+    asked = sa.select(
+        LETTERS.c.currency,
+        sa.func.count().label("number"),
+        sa.func.min(LETTERS.c.moved_at).label("oldest"),
+        sa.func.sum(LETTERS.c.amount_minor).label("value"),
+    ).where(LETTERS.c.state == LetterState.REPLAYING)
+    if moved_before:
+        asked = asked.where(LETTERS.c.moved_at < moved_before)
+    rows = conn.execute(asked.group_by(LETTERS.c.currency)).all()
+    value = {row.currency: int(row.value) for row in rows if row.currency and row.value}
+    return HeldUp(sum(int(row.number) for row in rows), _oldest(rows), value)
+
+
+def quiet_replays(conn: Connection, *, moved_before: datetime) -> Sequence[Replay]:
+    """Unfinished replays of which no letter has moved since, the oldest first: somebody has to go on with them."""
+    found = replays.unfinished(conn, moved_before=moved_before)
+    return [replay for replay_id in found if (replay := replays.read_replay(conn, replay_id))]
 
 
 def workers_alive(conn: Connection, *, now: datetime, within_s: float) -> int:

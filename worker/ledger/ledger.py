@@ -174,7 +174,8 @@ def open_engine(url: str) -> Engine:
             "keepalives_count": 2,
             "application_name": "payment-worker",
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}"
-            f" -c idle_in_transaction_session_timeout={FROZEN_TIMEOUT_S * 1000}",
+            f" -c idle_in_transaction_session_timeout={FROZEN_TIMEOUT_S * 1000}"
+            " -c timezone=UTC",  # a time near year 1 has no counterpart west of it
         },
     )
 

@@ -4,7 +4,7 @@ They run inside one transaction, as those of moves.py do. Each act is written do
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import accumulate
@@ -85,7 +85,7 @@ def land(conn: Connection, letter: Letter, landing: Landing, *, other_id: str, n
     """
     for letter_id in _ids_of(letter, other_id):
         letter = replace(letter, letter_id=letter_id)
-        if insert_if_absent(conn, LETTERS, _row(replace(letter, history=(_entry(landing, now),)))):
+        if insert_if_absent(conn, LETTERS, row_of(replace(letter, history=(_entry(landing, now),)))):
             note(conn, "landed", by=WORKER, letter_ids=[letter_id], why=letter.cause, now=now)
             return "landed"
         if body_of(conn, letter_id) == letter.body:
@@ -221,7 +221,7 @@ def replace_by_edited(conn: Connection, old_id: str, edited: Letter, *, by: str,
         .where(LETTERS.c.letter_id == old_id, LETTERS.c.state == LetterState.OPEN)
         .values(state=LetterState.RESOLVED, moved_at=now)
     )
-    if closed.rowcount != 1 or not insert_if_absent(conn, LETTERS, _row(edited)):
+    if closed.rowcount != 1 or not insert_if_absent(conn, LETTERS, row_of(edited)):
         raise StaleMove(f"{old_id} is not open any more, or was edited so before")
     note(conn, "edited", by=by, letter_ids=[old_id], why=f"into {edited.letter_id}: {why}", now=now)
     note(conn, "made by edit", by=by, letter_ids=[edited.letter_id], why=f"from {old_id}: {why}", now=now)
@@ -257,20 +257,34 @@ def edit_all(
     return edited
 
 
-def add_all(conn: Connection, letters: Iterable[Letter], *, by: str, why: str, now: datetime) -> tuple[int, int]:
+def add_all(
+    conn: Connection, rows: Iterable[Mapping[str, Any]], *, vouched: bool, by: str, why: str, now: datetime
+) -> tuple[int, int]:
     """Keep letters that come from elsewhere, all or none; returns how many were new, and how many were here.
 
-    letters: taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
+    rows: as of row_of, taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
+    vouched: no call was begun for them elsewhere; those that were imported before are freed then.
     """
     insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(LETTERS)
     insert_absent = insert.on_conflict_do_nothing().returning(LETTERS.c.letter_id)
     added, known = 0, 0
-    for some in _batches(letters):
-        new = [str(letter_id) for letter_id in conn.scalars(insert_absent, [_row(letter) for letter in some])]
+    for some in _batches(rows):
+        new = [str(letter_id) for letter_id in conn.scalars(insert_absent, some)]
         note(conn, "imported", by=by, letter_ids=new, why=why, now=now)
+        here = {str(row["letter_id"]) for row in some}.difference(new)
+        if vouched:
+            note(conn, "vouched for", by=by, letter_ids=[*new, *_vouch(conn, here)], why=why, now=now)
         added += len(new)
-        known += len(some) - len(new)
+        known += len(here)
     return added, known
+
+
+def _vouch(conn: Connection, letter_ids: Collection[str]) -> list[str]:
+    """Free those that were imported; their ids, in order."""
+    imported = LETTERS.c.letter_id.in_(letter_ids) & LETTERS.c.imported
+    freed = [str(letter_id) for letter_id in conn.scalars(_ids_in_order(imported))]
+    conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id.in_(freed)).values(imported=False))
+    return freed
 
 
 def note(
@@ -419,12 +433,12 @@ def _paged(asked: sa.Select[Any], *, limit: int, after: tuple[datetime, str] | N
     return asked.order_by(LETTERS.c.landed_at, LETTERS.c.letter_id).limit(limit)
 
 
-def _batches(letters: Iterable[Letter]) -> Iterator[Sequence[Letter]]:
-    some: list[Letter] = []
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    some: list[Mapping[str, Any]] = []
     size = 0
-    for letter in letters:
-        some.append(letter)
-        size += len(letter.body)
+    for row in rows:
+        some.append(row)
+        size += row["size_bytes"]
         if len(some) == CHUNK or size >= CHUNK_BYTES:
             yield some
             some, size = [], 0
@@ -444,7 +458,8 @@ def _entry(landing: Landing, now: datetime) -> dict[str, Any]:
     return entry
 
 
-def _row(letter: Letter) -> dict[str, Any]:
+def row_of(letter: Letter) -> dict[str, Any]:
+    """A letter as the table holds it, all of plain types."""
     return {
         "letter_id": letter.letter_id,
         "state": letter.state,
@@ -467,6 +482,7 @@ def _row(letter: Letter) -> dict[str, Any]:
         "moved_at": letter.moved_at,
         "edited_from": letter.edited_from,
         "history": _json(list(letter.history)),
+        "imported": letter.imported,
     }
 
 
@@ -493,6 +509,7 @@ def _letter(row: Row[Any]) -> Letter:
         size_bytes=row.size_bytes,
         unreadable=json.loads(row.unreadable),
         history=json.loads(row.history),
+        imported=row.imported,
     )
 
 

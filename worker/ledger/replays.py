@@ -116,10 +116,17 @@ def read_replay(conn: Connection, replay_id: str) -> Replay | None:
     return Replay(row.replay_id, row.made_at, row.by, row.selection, row.ended_at, row.ended_because, by_state)
 
 
-def unfinished(conn: Connection) -> Sequence[str]:
-    """Replays that were interrupted, are under way, or ended while letters were out: the oldest first."""
-    is_out = sa.exists().where(REPLAY_ITEMS.c.replay_id == REPLAYS.c.replay_id, REPLAY_ITEMS.c.state == ItemState.SENT)
+def unfinished(conn: Connection, *, moved_before: datetime | None = None) -> Sequence[str]:
+    """Replays that were interrupted, are under way, or ended while letters were out: the oldest first.
+
+    moved_before: those alone of which no letter has moved since.
+    """
+    is_of_it = REPLAY_ITEMS.c.replay_id == REPLAYS.c.replay_id
+    is_out = sa.exists().where(is_of_it, REPLAY_ITEMS.c.state == ItemState.SENT)
     asked = sa.select(REPLAYS.c.replay_id).where(REPLAYS.c.ended_at.is_(None) | is_out).order_by(REPLAYS.c.made_at)
+    if moved_before:
+        has_moved = sa.exists().where(is_of_it, REPLAY_ITEMS.c.moved_at >= moved_before)
+        asked = asked.where(REPLAYS.c.made_at < moved_before, ~has_moved)
     return [row.replay_id for row in conn.execute(asked)]
 
 

@@ -173,6 +173,8 @@ LETTERS: Final = sa.Table(
     sa.Column("moved_at", UtcTime, nullable=False),
     sa.Column("edited_from", sa.String(40), sa.ForeignKey("letters.letter_id")),
     sa.Column("history", sa.Text, nullable=False),
+    # from a ledger whose calls are not known here
+    sa.Column("imported", sa.Boolean(create_constraint=False), nullable=False, server_default=sa.false()),
     sa.CheckConstraint(_one_of("state", LetterState), name="state"),
 )
 sa.Index("ix_letters_state", LETTERS.c.state, LETTERS.c.landed_at, LETTERS.c.letter_id)

@@ -1,0 +1,165 @@
+"""What `status` tells of: the worker as it says itself, the queues, and the ledger's figures.
+
+What cannot be reached has the reason in its place; nothing here raises for it, and nothing is changed.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import aiohttp
+
+from worker.admission import CREATE
+from worker.app import bus_names
+from worker.bus.queue_depths import queue_depths
+from worker.desk.letters import open_ledger
+from worker.errors import BusUnavailable, WorkerError
+from worker.ledger import figures, letters, moves
+from worker.ledger.figures import HeldUp, MoneyFigures
+from worker.ledger.letters import LetterFigures, LetterFilter, LetterGroup
+from worker.ledger.moves import Backlog
+from worker.ledger.replays import Replay
+from worker.letter import LetterState
+from worker.settings import Settings
+
+# The worker answers from memory; one that does not is frozen, or is not the worker.
+HTTP_TIMEOUT_S: Final = 2
+# A replay waits a minute for the outcomes of a wave, unless told otherwise: after two, nobody carries it out any more.
+REPLAY_QUIET_S: Final = 120
+# A worker that is well has an outcome within seconds, and the short retries are over within three minutes. What comes
+# after them, every ten minutes for hours, is a trouble that somebody should know of.
+REPLAYING_LONG_S: Final = 600
+# Where a worker listens on every address, it is asked on this one.
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked up, not listened on
+
+Depth = tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSays:
+    """{part: sentence} each. reasons: why it does not work. concerns: what needs a person though it does."""
+
+    reasons: Mapping[str, str]
+    concerns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class InLedger:
+    """What the ledger tells. per_second: the rate of calls to Stripe that all workers keep to now.
+
+    quiet_replays: unfinished, and nothing of them has moved for REPLAY_QUIET_S. replaying_long: those of the letters
+    being replayed that were taken more than REPLAYING_LONG_S ago.
+    """
+
+    workers_alive: int
+    per_second: float
+    letters: LetterFigures
+    groups: Sequence[LetterGroup]
+    replaying: HeldUp
+    replaying_long: HeldUp
+    quiet_replays: Sequence[Replay]
+    money: MoneyFigures
+    backlog: Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found, each part with the reason in its place where it could not be reached.
+
+    worker: as the one at `address` says. queues: ready messages and consumers of each, None for one that is not there
+    yet.
+    """
+
+    now: datetime
+    address: str
+    worker: WorkerSays | str
+    queues: Mapping[str, Depth] | str
+    ledger: InLedger | str
+
+
+async def look(settings: Settings) -> Seen:
+    """All of it, as it is now."""
+    now = datetime.now(UTC)
+    ledger = await _look_at_ledger(settings, now=now)
+    address = _address(settings)
+    worker, queues = await asyncio.gather(_ask_worker(address), _look_at_queues(settings))
+    return Seen(now, address or "", worker, queues, ledger)
+
+
+async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | str:
+    limit, horizon_s = settings.stripe_rate_limit, settings.stripe_key_horizon
+    quiet_since, long_since = now - timedelta(seconds=REPLAY_QUIET_S), now - timedelta(seconds=REPLAYING_LONG_S)
+    try:
+        async with open_ledger(settings) as ledger:
+            alive, per_second, money, backlog = await asyncio.gather(
+                ledger.run(figures.workers_alive, now=now, within_s=settings.claim_ttl),
+                ledger.run(figures.per_second_now, endpoint=CREATE, limit=limit, now=time.time()),
+                ledger.run(figures.money_figures, now=now, key_horizon_s=horizon_s),
+                ledger.run(moves.backlog),
+            )
+            of_letters, groups, replaying, replaying_long, quiet_replays = await asyncio.gather(
+                ledger.run(letters.figures),
+                ledger.run(letters.groups, LetterFilter(states=(LetterState.OPEN,))),
+                ledger.run(figures.replaying_letters),
+                ledger.run(figures.replaying_letters, moved_before=long_since),
+                ledger.run(figures.quiet_replays, moved_before=quiet_since),
+            )
+    except WorkerError as error:
+        return str(error)
+    return InLedger(
+        workers_alive=alive,
+        per_second=per_second,
+        letters=of_letters,
+        groups=groups,
+        replaying=replaying,
+        replaying_long=replaying_long,
+        quiet_replays=quiet_replays,
+        money=money,
+        backlog=backlog,
+    )
+
+
+def _address(settings: Settings) -> str | None:
+    """Where the worker tells of itself; None where its port cannot be known."""
+    host = _LOOPBACK.get(settings.http_host, settings.http_host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}" if settings.http_port else None
+
+
+async def _ask_worker(address: str | None) -> WorkerSays | str:
+    """What it says, or why it could not be asked."""
+    if address is None:
+        return "the worker is not asked: HTTP_PORT is 0"
+    try:
+        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{address}/readyz") as answer:
+            said = await answer.json(content_type=None)
+    except TimeoutError:
+        return f"nothing answers at {address} within {HTTP_TIMEOUT_S} s"
+    except (aiohttp.ClientError, OSError):
+        return f"no worker answers at {address}"
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("reasons"), dict):
+        return f"what answers at {address} is no payment-worker"
+    return WorkerSays(_texts(said["reasons"]), _texts(said.get("concerns")))
+
+
+def _texts(told: Any) -> dict[str, str]:
+    """Empty for what is not there: a worker of an older version says less."""
+    return {str(part): str(sentence) for part, sentence in told.items()} if isinstance(told, dict) else {}
+
+
+async def _look_at_queues(settings: Settings) -> Mapping[str, Depth] | str:
+    if not settings.has_broker:
+        return "AMQP_URL is not set"
+    names = bus_names(settings)
+    retries = [names.retry_queue(delay_s) for delay_s in names.retry_delays_s]
+    try:
+        return await queue_depths(
+            settings.amqp_url.get_secret_value(), [names.orders_queue, *retries, names.dead_letters_queue]
+        )
+    except BusUnavailable as error:
+        return str(error)
