@@ -61,7 +61,10 @@ class Life:
 
 
 class Ceiling:
-    """The share of dead letters among the last orders. Once reached, one order at a time tries whether all is well."""
+    """The share of dead letters among the last orders. Once reached, one order at a time tries whether all is well.
+
+    Replays are no such orders: letters that fail again stop no live ones, and one that succeeds proves nothing of them.
+    """
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -225,7 +228,8 @@ class Consumer:
         if isinstance(outcome, GiveBack):
             life.end(outcome.reason, is_ours=True)
             reason = outcome.reason.partition(":")[0]
-        self._ceiling.note(outcome)
+        if delivery.replays is None:  # a replay shows what an operator tries, not how the live orders fare
+            self._ceiling.note(outcome)
         if self._ceiling.is_reached:
             life.end(self._ceiling.why, is_ours=False)
         self._metrics.orders.labels(name, reason).inc()

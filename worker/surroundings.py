@@ -12,7 +12,7 @@ from schemas import to_major
 from worker.admission import Admission
 from worker.bus.outgoing import Outgoing
 from worker.errors import BusUnavailable, CallSystemic, LedgerUnavailable, WorkerError
-from worker.ledger import figures, letters, moves
+from worker.ledger import figures, letter_figures, moves
 from worker.ledger.ledger import Ledger
 from worker.letter import LetterState
 from worker.stripe_gateway import StripeGateway
@@ -141,7 +141,7 @@ class Surroundings:
         self._metrics.keys_near_horizon.set(money.near_horizon.count)
         self._metrics.oldest_key_seconds.set(_age_s(money.oldest_key, now))
         self._set_value(self._metrics.unknown_outcomes_value, money.unknown.value)
-        landed = await self._ledger.run(letters.figures)
+        landed = await self._ledger.run(letter_figures.figures)
         for state in LetterState:
             self._metrics.letters.labels(state).set(landed.by_state.get(state, 0))
         self._metrics.oldest_open_letter_seconds.set(_age_s(landed.oldest_open, now))

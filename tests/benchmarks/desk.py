@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from schemas import AmqpProperties
 from tests.harness import clean_environment
-from worker.ledger import letters, replays
+from worker.ledger import letter_figures, letter_moves, letters, replays
+from worker.ledger.acts import history
 from worker.ledger.ledger import Ledger, open_engine
 from worker.ledger.letters import LetterFilter
 from worker.ledger.migrate import migrate
@@ -90,7 +91,7 @@ def letter(number: int, *, count: int) -> Letter:
 async def fill(ledger: Ledger, count: int) -> None:
     for start in range(0, count, BATCH):
         some = (letter(number, count=count) for number in range(start, min(start + BATCH, count)))
-        await ledger.run(letters.add_all, map(letters.row_of, some), vouched=True, why="benchmark", **DESK)
+        await ledger.run(letter_moves.add_all, map(letters.row_of, some), vouched=True, why="benchmark", **DESK)
 
 
 async def measure(ledger: Ledger, environment: dict[str, str], *, count: int, rounds: int) -> dict[str, Figures]:
@@ -116,10 +117,10 @@ async def measure(ledger: Ledger, environment: dict[str, str], *, count: int, ro
         ("find, by order", letters.find, {"chosen": replace(OPEN, order_id=last.order_id), "limit": 1000}),
         ("find, 1000", letters.find, {"chosen": OPEN, "limit": 1000}),
         ("count", letters.count, {"chosen": OPEN}),
-        ("groups", letters.groups, {"chosen": OPEN}),
+        ("groups", letter_figures.groups, {"chosen": OPEN}),
         ("read", letters.read, {"letter_id": last.letter_id}),
-        ("history of a letter", letters.history, {"letter_id": last.letter_id, "limit": 1000}),
-        ("figures", letters.figures, {}),
+        ("history of a letter", history, {"letter_id": last.letter_id, "limit": 1000}),
+        ("figures", letter_figures.figures, {}),
     ):
         found[f"move: {name}"] = {"median_ms": await median_of(rounds, lambda m=move, a=arguments: ledger.run(m, **a))}
     found["dead-letters export"] = await export(environment, count)
@@ -215,9 +216,9 @@ async def writes(ledger: Ledger, group_id: str) -> dict[str, Figures]:
         ("make_replay of all", replays.make_replay, {"replay_id": "rp_1", "chosen": OPEN, "selection": "all"}),
         ("read_replay", replays.read_replay, {"replay_id": "rp_1"}),
         (f"take_wave of {WAVE}", replays.take_wave, {"replay_id": "rp_1", "size": WAVE, "judge": judge}),
-        ("discard of a group", letters.discard, {"chosen": LetterFilter(group_id=group_id), "why": "x"}),
-        ("discard of all", letters.discard, {"chosen": OPEN, "why": "x"}),
-        ("restore of all", letters.restore, {"chosen": LetterFilter(), "why": "x"}),
+        ("discard of a group", letter_moves.discard, {"chosen": LetterFilter(group_id=group_id), "why": "x"}),
+        ("discard of all", letter_moves.discard, {"chosen": OPEN, "why": "x"}),
+        ("restore of all", letter_moves.restore, {"chosen": LetterFilter(), "why": "x"}),
     ):
         given = arguments if move is replays.read_replay else arguments | DESK
         try:

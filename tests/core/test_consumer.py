@@ -62,9 +62,9 @@ class Script:
         if self.fault:
             raise self.fault
 
-    def send(self, name: str) -> asyncio.Future[Outcome]:
+    def send(self, name: str, *, replays: str | None = None) -> asyncio.Future[Outcome]:
         message: Any = SimpleNamespace(delivery_tag=1)
-        self.deliver(Delivery(name.encode(), AmqpProperties(), {}, 1, datetime.now(UTC), message))
+        self.deliver(Delivery(name.encode(), AmqpProperties(), {}, 1, datetime.now(UTC), message, replays=replays))
         return self.ends.setdefault(name, asyncio.get_running_loop().create_future())
 
     async def until_lives(self, count: int) -> None:
@@ -152,9 +152,9 @@ DEAD = DeadLetter("bad_message", "no order_id")
 WHY = "more than 90% of the last 100 orders became dead letters: look at why"
 
 
-async def work_off(script: Script, *outcomes: Outcome) -> None:
+async def work_off(script: Script, *outcomes: Outcome, replays: str | None = None) -> None:
     for number, outcome in enumerate(outcomes):
-        script.send(f"{len(script.ends)}/{number}").set_result(outcome)
+        script.send(f"{len(script.ends)}/{number}", replays=replays).set_result(outcome)
     await until(lambda: not script.consumer.state.in_work, what="the orders to end")
 
 
@@ -240,6 +240,42 @@ async def test_a_dead_letter_that_is_tried_stops_consumption_again() -> None:
         await script.until_lives(life + 1)
         await until(lambda: not script.consumer.state.in_work, what="the others to go back")
     assert [name for name in script.started if name.startswith("trial-")] == ["trial-2-0", "trial-3-0", "trial-4-0"]
+    await work_off(script, Done())
+    assert script.consumer.state.subscribed
+    await script.end(running)
+
+
+async def test_replays_are_not_counted_whether_they_fail_or_succeed() -> None:
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+
+    await work_off(script, *[Done()] * 9, *[DEAD] * 90)
+    await work_off(script, *[DEAD] * 150, replays="dl_1")
+    await let_run()
+    assert (script.ended, script.consumer.state.subscribed) == (0, True), "hopeless letters stop no live orders"
+
+    await work_off(script, *[Done()] * 150, replays="dl_1")
+    await work_off(script, DEAD)
+    await until_stopped(script)
+    assert script.consumer.state.why_not == WHY, "letters that succeed hide no fault of the live orders"
+    await script.end(running)
+
+
+@pytest.mark.usefixtures("brief_waits")
+async def test_a_replay_is_no_trial() -> None:
+    script = Script()
+    running = asyncio.create_task(script.consumer.run(script.stop))
+    await script.until_lives(1)
+    await work_off(script, *[DEAD] * 100)
+    await script.until_lives(2)
+
+    await work_off(script, DEAD, replays="dl_1")
+    await let_run()
+    assert len(script.lives) == 2, "one that fails is no reason to wait again"
+    await work_off(script, Done(), replays="dl_1")
+    await work_off(script, DEAD)
+    await script.until_lives(3)
     await work_off(script, Done())
     assert script.consumer.state.subscribed
     await script.end(running)

@@ -47,7 +47,16 @@ TRACED = (
 )
 
 # What a command at the desk passes through.
-TRACED_AT_THE_DESK = ("replay.py", "edit.py", "transfer.py", "letters.py", "replays.py", "outgoing.py")
+TRACED_AT_THE_DESK = (
+    "replay.py",
+    "replayer.py",
+    "edit.py",
+    "transfer.py",
+    "letters.py",
+    "letter_moves.py",
+    "replays.py",
+    "outgoing.py",
+)
 
 # Whichever order comes first opens the connection, so these lines belong to none.
 NOT_OF_AN_ORDER = ("_open_channel",)
@@ -76,11 +85,7 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        if (
-            event != "call"
-            or not code.co_filename.startswith(str(HOME))
-            or Path(code.co_filename).name not in self._traced
-        ):
+        if event != "call" or not is_traced(code.co_filename, self._traced):
             return None
         if code.co_name in NOT_OF_AN_ORDER:
             return None
@@ -109,6 +114,12 @@ class Tracer:
 
 
 @functools.cache
+def is_traced(name: str, traced: tuple[str, ...]) -> bool:
+    """Asked for every call that Python makes."""
+    return name.startswith(str(HOME)) and Path(name).name in traced
+
+
+@functools.cache
 def statements(path: Path) -> frozenset[int]:
     """Where the statements of a file start: a call spread over ten lines is one place to die at, not ten."""
     return frozenset(node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt))
@@ -129,7 +140,8 @@ def live(request: dict[str, Any]) -> int:
         freeze_at=request.get("freeze_at"),
         traced=TRACED_AT_THE_DESK if "argv" in request else TRACED,
     )
-    if "order_id" in request or "argv" in request:
+    # A command that is only to come to its end is left alone: tracing costs more than what it does.
+    if "order_id" in request or request.keys() & {"die_at", "record"}:
         threading.settrace(tracer)
         sys.settrace(tracer)
     code = 0

@@ -1,9 +1,11 @@
 """A corrected letter in the place of one: exactly what was meant is changed, and never what was paid behind a call."""
 
+import asyncio
 import io
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +20,13 @@ from tests.ledger import steps
 from tests.ledger.letter_steps import acts, bring_to, land, letter, read
 from tests.ledger.steps import decide, execute, later, open_payment, refusal_answer, rows
 from worker.cli import _parser
-from worker.desk.edit import edit, read_json, set_fields, written
+from worker.desk.change_body import read_json, set_fields, written
+from worker.desk.edit import edit
 from worker.errors import ConfigurationError, StaleMove
-from worker.ledger import letters, moves
+from worker.ledger import ledger as ledger_door
+from worker.ledger import letter_moves, moves
 from worker.ledger.ledger import Ledger
+from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS, OPERATIONS
 from worker.letter import Letter, LetterState, cause_of, group_of
 from worker.read_order import order_in
@@ -295,20 +300,161 @@ async def test_a_letter_that_is_taken_meanwhile_is_not_edited_nor_are_the_others
 ) -> None:
     await land(ledger, order_letter("dl_1"))
     await land(ledger, order_letter("dl_2", landed_at=later(1)))
-    ids_of = letters.ids_of
-
-    def then_discard(conn: sa.Connection, *chosen: Any) -> list[tuple[str, int]]:
-        found = ids_of(conn, *chosen)
-        conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id == "dl_2").values(state="discarded"))
-        return found
-
-    monkeypatch.setattr(letters, "ids_of", then_discard)
+    after_the_check(monkeypatch, "dl_2", lambda conn: discard_in(conn, "dl_2"))
 
     with pytest.raises(StaleMove, match="dl_2 is not open any more; nothing was done"):
         await run(url, "--all", "--set", "description=a")
 
     assert (await read(ledger, "dl_1")).state is LetterState.OPEN
     assert len(await rows(ledger, LETTERS)) == 2
+
+
+def after_the_check(monkeypatch: pytest.MonkeyPatch, last_id: str, happens: Callable[[sa.Connection], None]) -> None:
+    """When the letters have been looked at, the one with last_id as the last, and none is written yet."""
+    check_edits = letter_moves.check_edits
+
+    def check_then(conn: sa.Connection, letter_ids: Sequence[str], **named: Any) -> list[tuple[str, int]]:
+        found = check_edits(conn, letter_ids, **named)
+        if letter_ids[-1] == last_id:
+            happens(conn)
+        return found
+
+    monkeypatch.setattr(letter_moves, "check_edits", check_then)
+
+
+def discard_in(conn: sa.Connection, letter_id: str) -> None:
+    conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id == letter_id).values(state="discarded"))
+
+
+def begin_call(conn: sa.Connection, order_id: str) -> None:
+    moves.start_call(conn, **steps.call_arguments(order_id, now=long_ago()))
+
+
+async def land_in_order(ledger: Ledger, count: int) -> None:
+    for number in range(count):
+        await land(
+            ledger, order_letter(f"dl_{number}", body=ORDER | {"order_id": f"o-{number}"}, landed_at=later(number))
+        )
+
+
+async def test_many_letters_are_written_in_short_transactions_and_all_are_looked_at_first(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("worker.desk.edit.CHUNK", 2)
+    await land_in_order(ledger, 5)
+    edit_all, written = letter_moves.edit_all, list[list[str]]()
+
+    def noted(conn: sa.Connection, letter_ids: list[str], **named: Any) -> list[tuple[str, str]]:
+        written.append(letter_ids)
+        return edit_all(conn, letter_ids, **named)
+
+    monkeypatch.setattr(letter_moves, "edit_all", noted)
+    await land(ledger, order_letter("dl_bad", body=b"no JSON", landed_at=later(9)))
+    assert "dl_bad: its body is not JSON" in await refused(ledger, url, "--all", "--set", "description=a")
+    assert written == []
+
+    discard_bad = LetterFilter(ids=("dl_bad",))
+    await ledger.run(letter_moves.discard, discard_bad, by="x", why="x", now=later(10))
+    pairs = await edited(url, capsys, "--all", "--set", "description=a")
+
+    assert written == [["dl_0", "dl_1"], ["dl_2", "dl_3"], ["dl_4"]]
+    assert [old for old, _ in pairs] == [f"dl_{number}" for number in range(5)]
+
+
+async def test_large_bodies_make_the_transactions_smaller(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(letter_moves, "CHUNK_BYTES", 2 * len(json.dumps(ORDER)))
+    await land_in_order(ledger, 3)
+    run_move, moved = ledger_door.Ledger.run, list[str]()
+
+    async def noted(self: Ledger, move: Any, *arguments: Any, **named: Any) -> Any:
+        moved.append(move.__name__)
+        return await run_move(self, move, *arguments, **named)
+
+    monkeypatch.setattr(ledger_door.Ledger, "run", noted)
+    await run(url, "--all", "--set", "description=a")
+    assert moved.count("edit_all") == 3
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["all", "by id"])
+async def test_an_edit_that_a_later_chunk_stops_says_how_far_it_came_and_goes_on_when_it_is_said_again(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_id: bool
+) -> None:
+    monkeypatch.setattr("worker.desk.edit.CHUNK", 2)
+    await land_in_order(ledger, 6)
+    words = [*([f"dl_{number}" for number in range(6)] if by_id else ["--all"]), "--set", "description=a"]
+    edit_all = letter_moves.edit_all
+
+    def taken_meanwhile(conn: sa.Connection, letter_ids: list[str], **named: Any) -> list[tuple[str, str]]:
+        if "dl_3" in letter_ids:
+            discard_in(conn, "dl_3")
+        return edit_all(conn, letter_ids, **named)
+
+    monkeypatch.setattr(letter_moves, "edit_all", taken_meanwhile)
+    with pytest.raises(StaleMove) as stopped:
+        await edited(url, capsys, *words)
+
+    assert str(stopped.value) == (
+        "dl_3 is not open any more; 2 of 6 letters were edited before: say the same again to go on with the rest"
+    )
+    done = [(pair["old"], pair["new"]) for pair in json.loads(capsys.readouterr().out)]
+    assert [old for old, _ in done] == ["dl_0", "dl_1"]
+    assert [(await read(ledger, f"dl_{number}")).state for number in range(6)] == ["resolved"] * 2 + ["open"] * 4
+
+    monkeypatch.setattr(letter_moves, "edit_all", edit_all)
+    assert [old for old, _ in await edited(url, capsys, *words)] == ["dl_2", "dl_3", "dl_4", "dl_5"]
+    for _, new in done:
+        assert (await read(ledger, new)).state is LetterState.OPEN
+    assert len(await rows(ledger, LETTERS)) == 12
+    if by_id:
+        assert await refused(ledger, url, *words) == "letter dl_0 is resolved, not open; nothing was done"
+    else:
+        assert "the edit changes nothing of it; nothing was done" in await refused(ledger, url, *words)
+
+
+async def test_what_a_chunk_may_not_do_any_more_leaves_the_chunk_as_it_was(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is begun for the last order when all letters have been looked at."""
+    monkeypatch.setattr("worker.desk.edit.CHUNK", 2)
+    await land_in_order(ledger, 4)
+    await open_payment(ledger, "o-3")
+    after_the_check(monkeypatch, "dl_3", lambda conn: begin_call(conn, "o-3"))
+
+    with pytest.raises(StaleMove, match=r"dl_3: amount is locked: a call for o-3 .* 2 of 4 letters were edited before"):
+        await run(url, "--all", "--set", "amount=1.00", "--why", "as agreed")
+
+    assert [(await read(ledger, f"dl_{number}")).state for number in range(4)] == ["resolved"] * 2 + ["open"] * 2
+    assert len(await rows(ledger, LETTERS)) == 6
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_worker_on_the_same_file_is_not_refused_while_many_are_edited(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk takes a moment; whoever waits for the lock gets it between two of them."""
+    monkeypatch.setattr("worker.desk.edit.CHUNK", 1)
+    await land_in_order(ledger, 8)
+    edit_all, done = letter_moves.edit_all, asyncio.Event()
+
+    def slow(conn: sa.Connection, letter_ids: list[str], **named: Any) -> list[tuple[str, str]]:
+        time.sleep(0.3)
+        return edit_all(conn, letter_ids, **named)
+
+    async def write_live() -> list[float]:
+        waited = []
+        while not done.is_set():
+            began = time.monotonic()
+            await land(ledger, letter(f"dl_live_{len(waited)}", reason="live"))
+            waited.append(time.monotonic() - began)
+        return waited
+
+    monkeypatch.setattr(letter_moves, "edit_all", slow)
+    live = asyncio.create_task(write_live())
+    await run(url, "--reason", "bad_message", "--set", "description=a")
+    done.set()
+    assert max(await live) < 1.5, "several chunks long"
 
 
 # What was agreed to be paid
@@ -490,13 +636,7 @@ async def test_a_call_that_is_begun_meanwhile_locks_too(
 ) -> None:
     await open_payment(ledger)
     await land(ledger, order_letter())
-    ids_of = letters.ids_of
-
-    def then_begin(conn: sa.Connection, *chosen: Any) -> list[tuple[str, int]]:
-        moves.start_call(conn, **steps.call_arguments(now=long_ago()))
-        return ids_of(conn, *chosen)
-
-    monkeypatch.setattr(letters, "ids_of", then_begin)
+    after_the_check(monkeypatch, "dl_1", lambda conn: begin_call(conn, "o-1"))
 
     said = await refused(ledger, url, "dl_1", "--set", "amount=99.99", "--why", "as agreed")
 

@@ -1,40 +1,87 @@
 """What a replay would do to the money, and that it does it: no more, whatever the operator tries."""
 
 import asyncio
+import contextlib
+import io
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
-from tests.harness import Shop, WorkerProcess, dead_letters, on_terminal, run_cli, until
+import pytest
+import sqlalchemy as sa
+
+from tests.harness import Shop, WorkerProcess, on_terminal, run_cli, until
+from tests.ledger.letter_steps import always, landing_of
 from tests.road.test_troubled_stripe import altering_proxy
-from worker.ledger import replays
+from worker.cli import _parser
+from worker.errors import ConfigurationError
+from worker.ledger import letter_moves, letters, replays
 from worker.ledger.ledger import Ledger
+from worker.ledger.letters import LetterFilter
+from worker.ledger.schema import LETTERS
 from worker.sandbox.stripe_control import SandboxControl
+from worker.settings import read_settings
 
 MakeWorker = Callable[..., WorkerProcess]
 ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
 REFUSED_ACCOUNT = {"error": {"type": "invalid_request_error", "code": "account_invalid", "message": "no such account"}}
 
 
-async def cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(run_cli, environment, *words)
+@dataclass(frozen=True)
+class Done:
+    """What a command at the desk has written, and its exit code."""
+
+    code: int
+    stdout: str
+
+
+async def cli(environment: dict[str, str], *words: str) -> Done:
+    """A command at the desk, in this process; see by_process for one of its own."""
+    arguments = _parser().parse_args(["dead-letters", *words])
+    module, function = arguments.runs.split(":")
+    act = getattr(import_module(f"worker.desk.{module}"), function)
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        code = await act(read_settings(environment, needed=frozenset({"DATABASE_URL"})), arguments)
+    return Done(code or 0, written.getvalue())
+
+
+async def by_process(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(run_cli, environment, "dead-letters", *words)
+
+
+async def listed(environment: dict[str, str], *words: str) -> list[dict[str, Any]]:
+    letters: list[dict[str, Any]] = json.loads((await cli(environment, "list", "--json", *words)).stdout)
+    return letters
+
+
+@pytest.fixture(autouse=True)
+def brief_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left with the worker has long its outcome here, or was never sent."""
+    monkeypatch.setattr("worker.desk.replayer.RESUME_WAIT_S", 0.3)
 
 
 async def verdict(environment: dict[str, str], letter_id: str) -> tuple[str, str]:
     """As `show` tells it; a dry run says the same."""
-    shown = json.loads((await cli(environment, "dead-letters", "show", letter_id, "--json")).stdout)
-    [dry] = json.loads((await cli(environment, "dead-letters", "replay", letter_id, "--dry-run", "--json")).stdout)
+    shown = json.loads((await cli(environment, "show", letter_id, "--json")).stdout)
+    [dry] = json.loads((await cli(environment, "replay", letter_id, "--dry-run", "--json")).stdout)
     assert (dry["verdict"], dry["why"]) == (shown["verdict"], shown["verdict_because"])
+    assert dry["mode_checked"] is shown["mode_checked"] is True
     return shown["verdict"], shown["verdict_because"]
 
 
 async def replay(environment: dict[str, str], *words: str) -> dict[str, Any]:
-    done = await cli(environment, "dead-letters", "replay", *words, "--json")
-    assert done.stdout, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    report, _ = await replay_to_the_end(environment, *words)
     return report
+
+
+async def replay_to_the_end(environment: dict[str, str], *words: str) -> tuple[dict[str, Any], int]:
+    """The report and the exit code."""
+    done = await cli(environment, "replay", *words, "--json")
+    return json.loads(done.stdout), done.code
 
 
 async def reject_the_order(shop: Shop, body: dict[str, Any] = ORDER) -> None:
@@ -46,7 +93,7 @@ async def reject_the_order(shop: Shop, body: dict[str, Any] = ORDER) -> None:
 
 
 async def the_letter(environment: dict[str, str]) -> dict[str, Any]:
-    [letter] = await until(lambda: dead_letters(environment), what="the letter")
+    [letter] = await until(lambda: listed(environment), what="the letter")
     return letter
 
 
@@ -66,7 +113,7 @@ async def test_a_letter_without_a_call_is_safe_and_its_replay_charges_once(
     assert (report["ended_because"], report["letters"]) == ("done", {"resolved": 1})
     await shop.until_events(1)
     assert len(await stripe.intents()) == 1
-    [resolved] = await dead_letters(environment, "--state", "resolved")
+    [resolved] = await listed(environment, "--state", "resolved")
     assert resolved["id"] == letter["id"]
 
 
@@ -103,9 +150,11 @@ async def test_a_letter_whose_key_is_old_is_looked_for_first(
     letter = await the_letter(environment)
 
     async def is_old() -> bool:
-        return (await verdict(environment | old, letter["id"]))[0] == "look first"
+        shown = json.loads((await cli(environment | old, "show", letter["id"], "--json")).stdout)
+        return bool(shown["verdict"] == "look first")
 
     await until(is_old, what="the key to be old")
+    assert (await verdict(environment | old, letter["id"]))[0] == "look first"
     await replay(environment | old, letter["id"])
     [event] = await shop.until_events(1)
 
@@ -145,7 +194,7 @@ async def test_a_conflict_is_blocked_and_charges_nothing_even_past_the_desk(
 
     kind, why = await verdict(environment, letter["id"])
     assert (kind, "amount was 12.50, here 99" in why) == ("blocked", True)
-    shown = json.loads((await cli(environment, "dead-letters", "show", letter["id"], "--json")).stdout)
+    shown = json.loads((await cli(environment, "show", letter["id"], "--json")).stdout)
     assert shown["conflict"] == {"amount": ["12.50", "99.00"]}
     report = await replay(environment, letter["id"])
     assert report["letters"] == {"blocked": 1}
@@ -191,7 +240,7 @@ async def test_a_replay_that_fails_again_opens_the_same_letter_with_one_more_ent
         assert (report["ended_because"], report["letters"]) == ("stopped: 1 of the last 1 failed", {"failed": 1})
         same = await the_letter(environment)
         assert (same["id"], same["reason"], same["landings"]) == (letter["id"], "account_refused", 2)
-        shown = json.loads((await cli(environment, "dead-letters", "show", letter["id"], "--json")).stdout)
+        shown = json.loads((await cli(environment, "show", letter["id"], "--json")).stdout)
         assert len(shown["landed"]) == 2
         assert [act["act"] for act in shown["acts"]] == ["landed", "replayed", "reopened"]
         assert await worker.stop() == 0
@@ -213,9 +262,9 @@ async def test_a_replay_stops_itself_where_too_many_fail(
         await make_worker(STRIPE_API_BASE=address).until_subscribed()
         await until(lambda: _count(environment, 10), what="10 letters")
 
-        done = await cli(environment, "dead-letters", "replay", "--all", "--json")
+        done = await cli(environment, "replay", "--all", "--json")
 
-    assert done.returncode == 1
+    assert done.code == 1
     report = json.loads(done.stdout)
     assert report["ended_because"] == "stopped: 1 of the last 1 failed"
     assert report["letters"] == {"failed": 1, "waiting": 9}
@@ -253,12 +302,14 @@ async def test_two_operators_at_once_replay_each_letter_once(
     await make_worker().until_subscribed()
     await until(lambda: _count(environment, 60), what="60 letters")
 
-    reports = await asyncio.gather(*(replay(environment, "--all") for _ in range(2)))
+    done = await asyncio.gather(*(by_process(environment, "replay", "--all", "--json") for _ in range(2)))
     await shop.until_events(60)
 
+    reports = [json.loads(each.stdout) for each in done]
+    assert [each.returncode for each in done] == [0, 0]
     counts = [report["letters"].get("resolved", 0) for report in reports]
     assert sum(counts) == 60
-    acts = json.loads((await cli(environment, "dead-letters", "history", "--json")).stdout)
+    acts = json.loads((await cli(environment, "history", "--json")).stdout)
     replayed = [act["letter_id"] for act in acts if act["act"] == "replayed"]
     assert len(replayed) == len(set(replayed)) == 60
     assert shop.events_per_order() == dict.fromkeys(orders, 1)
@@ -286,11 +337,11 @@ async def test_a_replay_that_ended_with_a_letter_out_is_finished_by_resuming_it_
     await make_worker().until_subscribed()
     report = await replay(environment, "--resume", report["replay_id"])
     assert (report["ended_because"], report["letters"]) == ("stopped", {"waiting": 2, "resolved": 1})
-    assert len(await dead_letters(environment)) == 2
+    assert len(await listed(environment)) == 2
 
 
 async def test_a_choice_that_means_nothing_or_everything_is_refused(
-    make_worker: MakeWorker, environment: dict[str, str]
+    make_worker: MakeWorker, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     await make_worker().until_subscribed()
     for words, told in (
@@ -299,17 +350,25 @@ async def test_a_choice_that_means_nothing_or_everything_is_refused(
         (["replay", "--all"], "no open letters are meant by: all"),
         (["replay", "--reason", "conflict"], "no open letters are meant by: reason conflict"),
         (["replay", "--resume", "rp_1"], "no replay rp_1 that could go on"),
-        (["replay", "--share", "2"], "is not a share"),
         (["discard", "--why", "x"], "this would take every letter"),
-        (["list", "--since", "yesterday"], "neither a span such as 90min"),
         (["show", "dl_unknown"], "no letter dl_unknown"),
     ):
-        done = await cli(environment, "dead-letters", *words)
-        assert (done.returncode, told in done.stderr) == (2, True), (words, done.stderr)
+        with pytest.raises(ConfigurationError) as refusal:
+            await cli(environment, *words)
+        assert told in str(refusal.value), words
+    for words, told in (
+        (["replay", "--share", "2"], "is not a share"),
+        (["list", "--since", "yesterday"], "neither a span such as 90min"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            await cli(environment, *words)
+        assert (ended.value.code, told in capsys.readouterr().err) == (2, True), words
+    done = await by_process(environment, "replay")
+    assert (done.returncode, "this would take every letter" in done.stderr) == (2, True)
 
 
 async def _count(environment: dict[str, str], count: int) -> list[dict[str, Any]] | None:
-    letters = await dead_letters(environment)
+    letters = await listed(environment)
     return letters if len(letters) == count else None
 
 
@@ -330,9 +389,9 @@ async def test_a_card_number_in_a_reason_is_masked_for_the_history_keeps_it_for_
     await shop.send({"order_id": "order-1", "amount": "nothing"})
     letter = await the_letter(environment)
 
-    done = await cli(environment, "dead-letters", "discard", letter["id"], "--why", "the card 4242424242424242")
-    assert done.returncode == 0, done.stderr
-    told = (await cli(environment, "dead-letters", "history")).stdout
+    done = await cli(environment, "discard", letter["id"], "--why", "the card 4242424242424242")
+    assert done.code == 0
+    told = (await cli(environment, "history")).stdout
     assert "the card ************4242" in told
 
 
@@ -343,8 +402,133 @@ async def test_a_narrow_terminal_shows_whole_ids_and_nothing_that_steers_it(
     await shop.send({"order_id": "order-1", "amount": "\x1b[2Jnothing"})
     letter = await the_letter(environment)
 
-    for words in (["list"], ["groups"], ["show", letter["id"]], ["replay", "--all", "--dry-run"], ["history"]):
-        code, shown = await asyncio.to_thread(on_terminal, environment, ["dead-letters", *words], columns=60)
+    commands = (["list"], ["groups"], ["show", letter["id"]], ["replay", "--all", "--dry-run"], ["history"])
+    terminals = (
+        asyncio.to_thread(on_terminal, environment, ["dead-letters", *words], columns=60) for words in commands
+    )
+    for words, (code, shown) in zip(commands, await asyncio.gather(*terminals), strict=True):
         assert code == 0, shown
         assert "\x1b" not in shown, words
         assert letter["id"] in shown or letter["group"] in shown, words
+
+
+async def test_a_verdict_without_the_key_says_that_the_mode_was_not_checked(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    await leave_a_call_behind(make_worker(), shop, stripe)
+    await reject_the_order(shop)
+    await make_worker().until_subscribed()
+    letter = await the_letter(environment)
+    keyless = {name: value for name, value in environment.items() if name != "STRIPE_API_KEY"}
+
+    for words in (["show", letter["id"]], ["replay", letter["id"], "--dry-run"]):
+        told = (await cli(keyless, *words)).stdout
+        assert told.count("STRIPE_API_KEY is not set") == 1, told
+        assert "STRIPE_API_KEY" not in (await cli(environment, *words)).stdout
+    assert json.loads((await cli(keyless, "show", letter["id"], "--json")).stdout)["mode_checked"] is False
+    [dry] = json.loads((await cli(keyless, "replay", letter["id"], "--dry-run", "--json")).stdout)
+    assert dry["mode_checked"] is False
+
+
+async def test_a_letter_that_cannot_be_published_fails_alone_and_the_others_go_on(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    """Of AMQP's short strings none may be longer than 255 bytes: https://www.rabbitmq.com/amqp-0-9-1-protocol."""
+    await shop.subscribe()
+    await shop.declare_worker_queue()
+    for number in range(10):
+        await reject_the_order(shop, {"order_id": f"order-{number}", "amount": "1.00"})
+    await make_worker().until_subscribed()
+    await until(lambda: _count(environment, 10), what="10 letters")
+    ids = [letter["id"] for letter in await listed(environment)]
+    async with Ledger(ledger_url) as ledger:
+        long = await ledger.run(letters.read, ids[4])
+        assert long
+        unsendable = letters.row_of(replace(long, properties=replace(long.properties, content_type="x" * 256)))
+        await ledger.run(write_properties, ids[4], unsendable["properties"])
+
+    report, code = await replay_to_the_end(environment, "--all", "--stop-at", "0.5")
+
+    assert (report["ended_because"], report["letters"], code) == ("done", {"resolved": 9, "failed": 1}, 1)
+    [letter] = await listed(environment)
+    shown = json.loads((await cli(environment, "show", ids[4], "--json")).stdout)
+    assert (letter["id"], letter["landings"]) == (ids[4], 1)
+    assert [act["act"] for act in shown["acts"]] == ["landed", "replayed", "not sent"]
+    assert shown["acts"][-1]["why"].startswith("its message cannot be published: ")
+    assert len(shown["acts"][-1]["why"]) <= 200
+    await shop.until_events(9)
+
+
+def write_properties(conn: sa.Connection, letter_id: str, properties: str) -> None:
+    conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id == letter_id).values(properties=properties))
+
+
+async def interrupted_replay(environment: dict[str, str], make_worker: MakeWorker, shop: Shop, *, of: int) -> str:
+    """As a kill leaves it: one letter is taken and not published, the others wait; no worker is there."""
+    await shop.declare_worker_queue()
+    for number in range(of):
+        await reject_the_order(shop, {"order_id": f"order-{number}", "amount": "1.00", "stripe_account": "acct_1"})
+    worker = await make_worker().until_subscribed()
+    await until(lambda: _count(environment, of), what="the letters")
+    assert await worker.stop() == 0
+    now = datetime.now(UTC)
+    async with Ledger(environment["DATABASE_URL"]) as ledger:
+        await ledger.run(replays.make_replay, "rp_1", LetterFilter(), by="x", selection="all", now=now)
+        await ledger.run(replays.take_wave, "rp_1", size=1, judge=always(), by="x", now=now)
+    return "rp_1"
+
+
+async def test_a_letter_that_has_landed_again_is_told_and_no_success(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    """One that somebody has discarded meanwhile was dealt with."""
+    await shop.subscribe()
+    replay_id = await interrupted_replay(environment, make_worker, shop, of=4)
+    _, again, gone, _ = [letter["id"] for letter in await listed(environment, "--state", "all")]
+    async with Ledger(ledger_url) as ledger:
+        before = await ledger.run(letters.read, again)
+        assert before
+        landing = replace(landing_of(before), landing_id="another")
+        await ledger.run(letters.land, before, landing, other_id="dl_x", now=datetime.now(UTC))
+        discarded = LetterFilter(ids=(gone,))
+        await ledger.run(letter_moves.discard, discarded, by="x", why="x", now=datetime.now(UTC))
+    await make_worker().until_subscribed()
+
+    report, code = await replay_to_the_end(environment, "--resume", replay_id)
+
+    assert (report["ended_because"], report["letters"]) == ("done", {"resolved": 2, "skipped": 2})
+    assert report["skipped"] == {
+        "it has landed again since it was chosen": 1,
+        "it is discarded, and was open when it was chosen": 1,
+    }
+    assert code == 1
+
+
+async def test_a_letter_that_somebody_else_has_dealt_with_is_a_success(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    replay_id = await interrupted_replay(environment, make_worker, shop, of=2)
+    [gone] = await listed(environment)
+    await cli(environment, "discard", gone["id"], "--why", "sent anew")
+    await make_worker().until_subscribed()
+
+    done = await cli(environment, "replay", "--resume", replay_id)
+
+    assert "1 skipped: it is discarded, and was open when it was chosen" in done.stdout
+    assert "landed again" not in done.stdout
+    assert done.code == 0
+
+
+async def test_what_fails_while_a_resumed_replay_finishes_what_was_sent_counts_towards_its_stop(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    replay_id = await interrupted_replay(environment, make_worker, shop, of=4)
+    async with altering_proxy(environment["STRIPE_API_BASE"], {}, refused_account=REFUSED_ACCOUNT) as address:
+        worker = await make_worker(STRIPE_API_BASE=address).until_subscribed()
+        report, code = await replay_to_the_end(environment, "--resume", replay_id)
+        assert await worker.stop() == 0
+
+    assert report["ended_because"] == "stopped: 1 of the last 1 failed"
+    assert (report["letters"], code) == ({"waiting": 3, "failed": 1}, 1)

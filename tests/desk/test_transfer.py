@@ -29,7 +29,7 @@ from worker.desk import letter_lines, transfer
 from worker.desk.letters import verdict_of
 from worker.errors import ConfigurationError, LedgerUnavailable
 from worker.ledger import ledger as ledger_door
-from worker.ledger import letters, replays
+from worker.ledger import letter_moves, letters, replays
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS
@@ -60,7 +60,7 @@ async def imported(url: str, capsys: pytest.CaptureFixture[str], file: Path, *wo
 
 async def add(ledger: Ledger, *some: Letter) -> None:
     await ledger.run(
-        letters.add_all, map(letters.row_of, some), vouched=True, by="a test", why="needs them", now=later(0)
+        letter_moves.add_all, map(letters.row_of, some), vouched=True, by="a test", why="needs them", now=later(0)
     )
 
 
@@ -296,7 +296,7 @@ async def test_memory_is_bounded_however_many_letters_there_are(
     ledger: Ledger, url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows_of = map(letters.row_of, many(5000, 10_000))
-    await ledger.run(letters.add_all, rows_of, vouched=True, by="a test", why="50 MB", now=later(0))
+    await ledger.run(letter_moves.add_all, rows_of, vouched=True, by="a test", why="50 MB", now=later(0))
     file = tmp_path / "letters.jsonl"
 
     with file.open("w") as out, at_most(12 * MEBIBYTE):
@@ -364,10 +364,10 @@ async def test_letters_that_are_here_are_left_as_they_are(
 async def test_what_fails_late_leaves_nothing(
     ledger: Ledger, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "CHUNK", 2)
+    monkeypatch.setattr(letter_moves, "CHUNK", 2)
     (tmp_path / "letters.jsonl").write_text("".join(map(letter_lines.line_of, many(5, 100))))
     noted: list[int] = []
-    note = letters.note
+    note = letter_moves.note
 
     def fail_at_last(*arguments: Any, letter_ids: list[str], **named: Any) -> None:
         noted.append(len(letter_ids))
@@ -375,7 +375,7 @@ async def test_what_fails_late_leaves_nothing(
             raise LedgerUnavailable("away")
         note(*arguments, letter_ids=letter_ids, **named)
 
-    monkeypatch.setattr(letters, "note", fail_at_last)
+    monkeypatch.setattr(letter_moves, "note", fail_at_last)
 
     with pytest.raises(LedgerUnavailable):
         await run(transfer.take_in, url, "import", str(tmp_path / "letters.jsonl"))
@@ -388,17 +388,17 @@ async def test_what_fails_late_leaves_nothing(
 async def test_an_interrupt_ends_an_import_that_is_under_way(
     ledger: Ledger, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "CHUNK", 2)
+    monkeypatch.setattr(letter_moves, "CHUNK", 2)
     (tmp_path / "letters.jsonl").write_text("".join(map(letter_lines.line_of, many(1000, 1000))))
     began, interrupted = threading.Event(), threading.Event()
-    note = letters.note
+    note = letter_moves.note
 
     def wait(*arguments: Any, **named: Any) -> None:
         began.set()
         assert interrupted.wait(30)
         note(*arguments, **named)
 
-    monkeypatch.setattr(letters, "note", wait)
+    monkeypatch.setattr(letter_moves, "note", wait)
     importing = asyncio.create_task(run(transfer.take_in, url, "import", str(tmp_path / "letters.jsonl")))
     assert await asyncio.to_thread(began.wait, 30)
     importing.cancel()

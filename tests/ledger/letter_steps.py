@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from schemas import AmqpProperties
 from tests.ledger.steps import NOW, later, rows
-from worker.ledger import letters, replays
+from worker.ledger import letter_moves, letters, replays
+from worker.ledger.acts import history
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, REPLAY_ITEMS
@@ -143,12 +144,12 @@ async def resolve(ledger: Ledger, letter_id: str = "dl_1", *, after_s: float = 4
 
 async def discard(ledger: Ledger, *ids: str, **chosen: Any) -> int:
     meant = LetterFilter(ids=ids, **chosen)
-    return await ledger.run(letters.discard, meant, by=OPERATOR, why="a test order", now=later(500))
+    return await ledger.run(letter_moves.discard, meant, by=OPERATOR, why="a test order", now=later(500))
 
 
 async def restore(ledger: Ledger, *ids: str, **chosen: Any) -> int:
     meant = LetterFilter(ids=ids, **chosen)
-    return await ledger.run(letters.restore, meant, by=OPERATOR, why=None, now=later(600))
+    return await ledger.run(letter_moves.restore, meant, by=OPERATOR, why=None, now=later(600))
 
 
 async def bring_to(ledger: Ledger, state: LetterState, letter_id: str = "dl_1") -> None:
@@ -164,7 +165,7 @@ async def bring_to(ledger: Ledger, state: LetterState, letter_id: str = "dl_1") 
 
 async def acts(ledger: Ledger, letter_id: str | None = None) -> list[str]:
     """What was done, oldest first."""
-    return [act.act for act in await ledger.run(letters.history, letter_id=letter_id, limit=100_000)]
+    return [act.act for act in await ledger.run(history, letter_id=letter_id, limit=100_000)]
 
 
 async def items(ledger: Ledger, replay_id: str = "rp_1") -> dict[str, str]:

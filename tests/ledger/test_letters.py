@@ -1,6 +1,7 @@
 """What the ledger promises of dead letters and of what operators do to them, the same on both engines."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,9 +18,11 @@ from tests.ledger.conftest import OpenLedger
 from tests.ledger.letter_steps import OPERATOR, land, land_again, land_many, landing_of, letter, state_of
 from tests.ledger.steps import NOW, execute, later, rows
 from worker.errors import LedgerRefused, StaleMove
-from worker.ledger import letters
+from worker.ledger import letter_figures, letter_moves, letters
+from worker.ledger.acts import Act, history
 from worker.ledger.ledger import Ledger
-from worker.ledger.letters import LetterFilter, LetterGroup
+from worker.ledger.letter_figures import LetterGroup
+from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS, REPLAY_ITEMS, REPLAYS
 from worker.letter import LetterState, edited_letter_id
 
@@ -50,8 +53,8 @@ async def test_a_message_that_lands_is_kept_as_it_is_with_its_landing(ledger: Le
         "failures": list(told),
     }
     assert await steps.read(ledger) == replace(arrived, history=[entry])
-    (act,) = await ledger.run(letters.history, letter_id="dl_1", limit=9)
-    assert act == letters.Act(1, later(5), "payment-worker", "landed", "dl_1", None, "bad_message: amount: is missing")
+    (act,) = await ledger.run(history, letter_id="dl_1", limit=9)
+    assert act == Act(1, later(5), "payment-worker", "landed", "dl_1", None, "bad_message: amount: is missing")
 
 
 async def test_a_letter_that_the_broker_landed_has_the_time_at_which_it_was_seen(ledger: Ledger) -> None:
@@ -225,7 +228,7 @@ async def test_a_letter_that_is_replayed_is_resolved_by_its_outcome(ledger: Ledg
     before = await steps.read(ledger)
     assert await steps.resolve(ledger, after_s=400)
     assert await steps.read(ledger) == replace(before, state=LetterState.RESOLVED, moved_at=later(400))
-    act = (await ledger.run(letters.history, letter_id="dl_1", limit=9))[-1]
+    act = (await ledger.run(history, letter_id="dl_1", limit=9))[-1]
     assert (act.by, act.act, act.why) == ("payment-worker", "resolved", "its order has its outcome")
 
 
@@ -428,7 +431,7 @@ async def test_no_more_than_the_limit_is_found(ledger: Ledger) -> None:
 
 
 async def test_letters_are_grouped_by_cause_with_the_value_at_risk(ledger: Ledger) -> None:
-    assert await ledger.run(letters.groups, LetterFilter()) == []
+    assert await ledger.run(letter_figures.groups, LetterFilter()) == []
     worth = [("usd", 100), ("eur", 250), (None, None), ("jpy", 5), ("usd", 10**15), ("usd", 10**15), ("eur", None)]
     for number, (currency, minor) in enumerate(worth):
         error = f"order o-{number} was asked for in Stripe's other mode"
@@ -445,7 +448,7 @@ async def test_letters_are_grouped_by_cause_with_the_value_at_risk(ledger: Ledge
         )
     await land(ledger, letter("dl_b", landed_at=later(-5), currency=None, amount_minor=None))
     mode, bad = letter(reason="mode_mismatch", error="order o-0 was asked for in Stripe's other mode"), letter()
-    assert await ledger.run(letters.groups, LetterFilter()) == [
+    assert await ledger.run(letter_figures.groups, LetterFilter()) == [
         LetterGroup(mode.group_id, mode.cause, 7, NOW, later(60), {"usd": 2 * 10**15 + 100, "eur": 250, "jpy": 5}),
         LetterGroup(bad.group_id, bad.cause, 1, later(-5), later(-5), {}),
     ]
@@ -455,7 +458,7 @@ async def test_groups_are_of_the_letters_that_are_meant(ledger: Ledger, mixed: l
     for names in chain.from_iterable(combinations(CONDITIONS, count) for count in range(3)):
         chosen = {name: CONDITIONS[name] for name in names}
         meant = [each for each in mixed if is_meant(each, chosen)]
-        found = await ledger.run(letters.groups, LetterFilter(**chosen))
+        found = await ledger.run(letter_figures.groups, LetterFilter(**chosen))
         assert [(group.group_id, group.count) for group in found] == sorted(
             Counter(each.group_id for each in meant).items(), key=lambda pair: (-pair[1], pair[0])
         )
@@ -469,14 +472,14 @@ async def test_groups_are_of_the_letters_that_are_meant(ledger: Ledger, mixed: l
 
 
 async def test_figures_are_counts_by_state_and_what_is_open(ledger: Ledger) -> None:
-    assert await ledger.run(letters.figures) == letters.LetterFigures({}, None, {})
+    assert await ledger.run(letter_figures.figures) == letter_figures.LetterFigures({}, None, {})
     worth = [("usd", 100), ("eur", 250), (None, None), ("usd", 10**15), ("jpy", 7)]
     for number, (currency, minor) in enumerate(worth):
         await land(ledger, letter(f"dl_{number}", currency=currency, amount_minor=minor, landed_at=later(number)))
     await steps.bring_to(ledger, LetterState.DISCARDED, "dl_0")
     await steps.bring_to(ledger, LetterState.RESOLVED, "dl_4")
-    figures = await ledger.run(letters.figures)
-    assert figures == letters.LetterFigures(
+    figures = await ledger.run(letter_figures.figures)
+    assert figures == letter_figures.LetterFigures(
         {"open": 3, "discarded": 1, "resolved": 1}, later(1), {"eur": 250, "usd": 10**15}
     )
     assert all(isinstance(value, int) for value in figures.value.values())
@@ -487,8 +490,8 @@ async def test_figures_are_counts_by_state_and_what_is_open(ledger: Ledger) -> N
 BOTH_WAYS = pytest.mark.parametrize(
     ("move", "before", "after", "act", "why"),
     [
-        (letters.discard, LetterState.OPEN, LetterState.DISCARDED, "discarded", "a test order"),
-        (letters.restore, LetterState.DISCARDED, LetterState.OPEN, "restored", None),
+        (letter_moves.discard, LetterState.OPEN, LetterState.DISCARDED, "discarded", "a test order"),
+        (letter_moves.restore, LetterState.DISCARDED, LetterState.OPEN, "restored", None),
     ],
     ids=["discard", "restore"],
 )
@@ -579,7 +582,7 @@ async def test_of_many_who_discard_at_once_one_has_discarded_each_letter(open_le
     for number in range(10):
         counts = await asyncio.gather(
             *(
-                ledger.run(letters.discard, LetterFilter(**chosen), by=f"w-{place}", why="at once", now=later(900))
+                ledger.run(letter_moves.discard, LetterFilter(**chosen), by=f"w-{place}", why="at once", now=later(900))
                 for place, (ledger, chosen) in enumerate(zip(ledgers, choices, strict=True))
             )
         )
@@ -623,7 +626,7 @@ def edited(old: Any, body: bytes = b'{"amount": "2.00"}') -> Any:
 
 async def put_in_place(ledger: Ledger, old_id: str, new: Any) -> None:
     arguments: dict[str, Any] = {"by": OPERATOR, "why": "the shop says so", "now": later(700)}
-    await ledger.run(letters.replace_by_edited, old_id, new, **arguments)
+    await ledger.run(letter_moves.replace_by_edited, old_id, new, **arguments)
 
 
 async def test_an_edited_letter_takes_the_place_of_the_one_it_was_made_of(ledger: Ledger) -> None:
@@ -686,7 +689,7 @@ async def test_of_many_edits_of_one_letter_at_once_one_is_made(open_ledger: Open
 async def add(ledger: Ledger, *made: Any, vouched: bool = False) -> tuple[int, int]:
     rows_of = [letters.row_of(each) for each in made]
     arguments: dict[str, Any] = {"by": OPERATOR, "why": "from the old machine", "now": later(800), "vouched": vouched}
-    return await ledger.run(letters.add_all, rows_of, **arguments)
+    return await ledger.run(letter_moves.add_all, rows_of, **arguments)
 
 
 async def test_letters_from_elsewhere_are_kept_as_they_were_and_those_that_are_here_stay(ledger: Ledger) -> None:
@@ -737,7 +740,7 @@ async def test_of_letters_from_elsewhere_none_is_kept_where_they_end_in_the_midd
 
     before = await everything(ledger)
     with pytest.raises(ValueError, match="line 2"):
-        await ledger.run(letters.add_all, cut_off(), vouched=False, by=OPERATOR, why="x", now=NOW)
+        await ledger.run(letter_moves.add_all, cut_off(), vouched=False, by=OPERATOR, why="x", now=NOW)
     assert await everything(ledger) == before
 
 
@@ -757,21 +760,21 @@ async def test_the_history_tells_the_last_acts_oldest_first(written: Ledger) -> 
     def told(acts: Any) -> list[tuple[str, str]]:
         return [(act.letter_id, act.act) for act in acts]
 
-    every = await written.run(letters.history, limit=100)
+    every = await written.run(history, limit=100)
     assert [act.act_id for act in every] == list(range(1, 8))
     assert told(every)[:4] == [(f"dl_{number}", "landed") for number in range(4)]
     assert sorted(told(every)[4:6]) == [("dl_1", "discarded"), ("dl_3", "discarded")]
     assert told(every)[6:] == [("dl_3", "restored")]
-    assert await written.run(letters.history, limit=3) == every[-3:]
-    of_one = await written.run(letters.history, letter_id="dl_3", limit=100)
+    assert await written.run(history, limit=3) == every[-3:]
+    of_one = await written.run(history, letter_id="dl_3", limit=100)
     assert told(of_one) == [("dl_3", "landed"), ("dl_3", "discarded"), ("dl_3", "restored")]
-    assert await written.run(letters.history, order_id="o-1", limit=100) == [
+    assert await written.run(history, order_id="o-1", limit=100) == [
         act for act in every if act.letter_id in ("dl_1", "dl_3")
     ]
-    assert await written.run(letters.history, since=later(300), limit=100) == every[3:]
-    together = await written.run(letters.history, letter_id="dl_3", order_id="o-1", since=later(550), limit=100)
+    assert await written.run(history, since=later(300), limit=100) == every[3:]
+    together = await written.run(history, letter_id="dl_3", order_id="o-1", since=later(550), limit=100)
     assert told(together) == [("dl_3", "restored")]
-    assert await written.run(letters.history, letter_id="dl_1", order_id="o-0", limit=100) == []
+    assert await written.run(history, letter_id="dl_1", order_id="o-0", limit=100) == []
 
 
 REWRITES = [
@@ -850,7 +853,7 @@ async def test_an_impossible_row_is_refused_by_the_tables(
     await execute(ledger, sa.insert(table).values(**usual))
 
 
-@pytest.mark.parametrize("act", [letters.discard, letters.restore])
+@pytest.mark.parametrize("act", [letter_moves.discard, letter_moves.restore])
 async def test_a_choice_by_a_naive_time_is_refused(ledger: Ledger, act: Callable[..., Any]) -> None:
     await land(ledger)
     chosen = LetterFilter(since=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
@@ -865,3 +868,29 @@ async def test_the_outcome_of_another_message_resolves_no_letter(ledger: Ledger)
     told: dict[str, Any] = {"said": "told", "now": later(1)}
     assert not await ledger.run(letters.resolve, "dl_1", body=b"another's", **told)
     assert await ledger.run(letters.resolve, "dl_1", body=b"its own", **told)
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_look_waits_for_no_writer_and_no_writer_waits_for_it(open_ledger: OpenLedger) -> None:
+    desk, worker = open_ledger(), open_ledger()
+    await land(worker)
+    with worker.engine.begin():
+        async with asyncio.timeout(2):
+            assert await desk.look(letters.count, LetterFilter()) == 1
+
+    looking, may_end = threading.Event(), threading.Event()
+
+    def look_long(conn: sa.Connection) -> int:
+        found = letters.count(conn, LetterFilter())
+        looking.set()
+        assert may_end.wait(10)
+        return found
+
+    look = asyncio.create_task(desk.look(look_long))
+    assert await asyncio.to_thread(looking.wait, 10)
+    try:
+        async with asyncio.timeout(2):
+            assert await land(worker, letter("dl_2")) == "landed"
+    finally:
+        may_end.set()
+    assert await look == 1

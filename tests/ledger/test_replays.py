@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -275,6 +276,61 @@ async def test_what_was_sent_and_has_no_outcome_is_found_in_order(ledger: Ledger
     (first, *_) = await ledger.run(replays.sent_items, "rp_1", moved_before=later(351), limit=1)
     assert first == before
     assert first.state is LetterState.REPLAYING
+
+
+async def take_back(ledger: Ledger, letter_id: str, replay_id: str = "rp_1") -> bool:
+    why = "its message cannot be published: too long"
+    return await ledger.run(replays.take_back, replay_id, letter_id, by=OPERATOR, why=why, now=later(450))
+
+
+async def test_a_letter_that_cannot_be_sent_is_open_again_and_has_failed_in_its_replay(ledger: Ledger) -> None:
+    ids = await land_many(ledger, 2)
+    await make_replay(ledger)
+    assert await take(ledger) == ids
+    before = await letter_steps.read(ledger, ids[0])
+
+    assert await take_back(ledger, ids[0])
+
+    assert await letter_steps.read(ledger, ids[0]) == replace(before, state=LetterState.OPEN, moved_at=later(450))
+    assert await items(ledger) == {ids[0]: "failed", ids[1]: "sent"}
+    assert (await said(ledger))[ids[0]] == "its message cannot be published: too long"
+    line = (await rows(ledger, ACTS))[-1]
+    assert (line["act"], line["letter_id"], line["replay_id"], line["by"], line["why"]) == (
+        "not sent",
+        ids[0],
+        "rp_1",
+        OPERATOR,
+        "its message cannot be published: too long",
+    )
+    await replay_one(ledger, "rp_2", ids[0])
+    assert await resolve(ledger, ids[0])
+
+
+async def test_a_letter_that_is_not_out_any_more_is_not_taken_back(ledger: Ledger) -> None:
+    ids = await land_many(ledger, 2)
+    await make_replay(ledger)
+    await take(ledger)
+    await resolve(ledger, ids[0])
+    await land_again(ledger, ids[1])
+    before = [await rows(ledger, table) for table in (LETTERS, REPLAY_ITEMS, ACTS)]
+    for letter_id in (*ids, "dl_nothing"):
+        assert not await take_back(ledger, letter_id)
+    assert [await rows(ledger, table) for table in (LETTERS, REPLAY_ITEMS, ACTS)] == before
+
+
+async def test_letters_that_are_passed_over_are_counted_by_the_reason(ledger: Ledger) -> None:
+    ids = await land_many(ledger, 5)
+    await make_replay(ledger)
+    await make_replay(ledger, "rp_2")
+    for letter_id in ids[:2]:
+        await land_again(ledger, letter_id)
+    await discard(ledger, ids[2])
+    assert await take(ledger) == ids[3:]
+    assert await ledger.run(replays.skipped, "rp_1") == {
+        replays.LANDED_AGAIN: 2,
+        "it is discarded, and was open when it was chosen": 1,
+    }
+    assert await ledger.run(replays.skipped, "rp_2") == {}
 
 
 # The end

@@ -1,63 +1,120 @@
-"""`dead-letters edit`: a corrected letter in the place of one, or of each of some; all of them or none.
+"""`dead-letters edit`: a corrected letter in the place of one, or of each of some.
+
+None is touched where one of them must not be; a letter and its correction change places in one transaction, and many
+letters in many: see edit.
 
 What a payment was agreed on is locked where a call of it may have reached Stripe, and needs a reason elsewhere.
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from operator import itemgetter
 from typing import Any, Final
 
 from schemas import AmountError, OrderCreatedData, parse_amount
-from schemas.envelope import MAX_BODY_BYTES
 from schemas.order_created import readable_order_id
-from schemas.strict_json import MAX_DEPTH, JsonError, decode_json
+from worker.desk.change_body import Change, change_of
 from worker.desk.letters import open_ledger, require_known
 from worker.desk.screen import ago, print_json, say, visible
 from worker.desk.words import chosen_letters, described, operator, require_narrow
-from worker.errors import ConfigurationError
-from worker.ledger import letters
-from worker.ledger.letters import LookAtOrder
+from worker.errors import ConfigurationError, LedgerUnavailable, StaleMove, WorkerError
+from worker.ledger import letter_moves, letters
+from worker.ledger.ledger import Ledger
+from worker.ledger.letter_moves import Correct, LookAtOrder
+from worker.ledger.letters import LetterFilter
 from worker.letter import Letter, LetterState, cause_of, edited_letter_id, group_of
 from worker.payment import Operation, OperationState, Payment
 from worker.read_order import data_of, order_in
 from worker.settings import Settings
 
+# Letters of one transaction.
+CHUNK: Final = 200
 # Pairs of ids that a person reads; of more only the number is told.
 SHOWN: Final = 20
 MONEY: Final = ("order_id", "amount", "currency")
 EDITED: Final = "edited: "
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an edit does to a body, and in words. make: raises ConfigurationError for a body it cannot be done to."""
-
-    make: Callable[[bytes], bytes]
-    told: str
+UNCHANGED: Final = "the edit changes nothing of it"
 
 
 async def edit(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Correct the chosen letters. Raises ConfigurationError for what must not be, and nothing is done then."""
+    """Correct the chosen letters. Raises ConfigurationError for what must not be, and nothing is done then.
+
+    All are looked at before the first is written. Then they are written a chunk at a time, in transactions that look
+    again and are short: a worker on the same ledger waits for none of them long. Where that ends early, it raises
+    StaleMove or LedgerUnavailable that says how many were edited before; the same words again go on with the rest.
+    """
     chosen, now = chosen_letters(arguments), datetime.now(UTC)
     require_narrow(chosen, has_all=arguments.all)
-    change = _change(arguments)
+    change = change_of(arguments)
     correct = partial(corrected, change=change, why=(arguments.why or "").strip(), now=now)
     async with open_ledger(settings) as ledger:
+        chosen = await _without_done(ledger, chosen, change)
         await require_known(ledger, chosen, LetterState.OPEN)
-        letter_ids = [letter_id for letter_id, _ in await ledger.run(letters.ids_of, chosen)]
+        letter_ids = [letter_id for letter_id, _ in await ledger.look(letters.ids_of, chosen)]
         if arguments.body is not None and len(letter_ids) != 1:
             raise ConfigurationError(
                 f"--body is the body of one letter, and {len(letter_ids)} are meant by: {described(chosen)}"
             )
-        edited = await ledger.run_long(letters.edit_all, letter_ids, correct=correct, by=operator(), now=now)
-    if arguments.json:
+        to_edit = await _checked(ledger, letter_ids, correct)
+        edited, end = await _write(ledger, to_edit, correct, now=now)
+    _report(edited, as_json=arguments.json)
+    if end:
+        raise end
+
+
+async def _without_done(ledger: Ledger, chosen: LetterFilter, change: Change) -> LetterFilter:
+    """Without letters named by their ids that this very edit has closed before, unless no others are named."""
+    done = set()
+    for letter_id in chosen.ids:
+        letter = await ledger.look(letters.read, letter_id)
+        if letter is not None and letter.state is LetterState.RESOLVED:
+            with suppress(ConfigurationError):
+                made = LetterFilter(ids=(edited_letter_id(letter, change.make(letter.body)),))
+                if await ledger.look(letters.count, made):
+                    done.add(letter_id)
+    left = tuple(letter_id for letter_id in chosen.ids if letter_id not in done)
+    return replace(chosen, ids=left) if left else chosen
+
+
+async def _checked(ledger: Ledger, letter_ids: Sequence[str], correct: Correct) -> list[tuple[str, int]]:
+    """Those that are to be edited, with the bytes that this moves. Raises what forbids it for any of them."""
+    found: list[tuple[str, int]] = []
+    try:
+        for start in range(0, len(letter_ids), CHUNK):
+            found += await ledger.look(letter_moves.check_edits, letter_ids[start : start + CHUNK], correct=correct)
+    except (ConfigurationError, StaleMove) as error:
+        raise type(error)(f"{error}; nothing was done") from None
+    if not found:
+        raise ConfigurationError(f"{letter_ids[0]}: {UNCHANGED}; nothing was done")
+    return found
+
+
+async def _write(
+    ledger: Ledger, to_edit: Sequence[tuple[str, int]], correct: Correct, *, now: datetime
+) -> tuple[list[tuple[str, str]], WorkerError | None]:
+    """Old and new ids of those that were edited, and what ended it before all were."""
+    edited: list[tuple[str, str]] = []
+    try:
+        for some in letter_moves.batches(to_edit, most=CHUNK, size_of=itemgetter(1)):
+            if edited:
+                await ledger.give_way()
+            ids = [letter_id for letter_id, _ in some]
+            edited += await ledger.run(letter_moves.edit_all, ids, correct=correct, by=operator(), now=now)
+    except (ConfigurationError, StaleMove, LedgerUnavailable) as error:
+        if not edited and not isinstance(error, LedgerUnavailable):
+            raise type(error)(f"{error}; nothing was done") from None
+        kind = LedgerUnavailable if isinstance(error, LedgerUnavailable) else StaleMove
+        told = f"{len(edited)} of {len(to_edit)} letters were edited before"
+        return edited, kind(f"{error}; {told}: say the same again to go on with the rest")
+    return edited, None
+
+
+def _report(edited: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    if as_json:
         print_json([{"old": old, "new": new} for old, new in edited])
         return
     if len(edited) <= SHOWN:
@@ -67,22 +124,29 @@ async def edit(settings: Settings, arguments: argparse.Namespace) -> None:
         say(f"{len(edited)} letters edited.")
 
 
-def corrected(letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime) -> tuple[Letter, str]:
+def corrected(
+    letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime
+) -> tuple[Letter, str] | None:
     """The letter that takes the place of one, and the words for the history. Raises ConfigurationError.
 
-    look: at the payment of an order and its calls. The properties stay, but for those that could not be read.
+    look: at the payment of an order and its calls. The properties stay, but for those that could not be read. None for
+    a letter that an edit has made, and this one leaves as it is: the same words may have made it before.
     """
     try:
         return _corrected(letter, look, change=change, why=why, now=now)
     except ConfigurationError as error:
         told = visible(str(error)).replace("\n", "\\n")
-        raise ConfigurationError(f"{letter.letter_id}: {told}; nothing was done") from None
+        raise ConfigurationError(f"{letter.letter_id}: {told}") from None
 
 
-def _corrected(letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime) -> tuple[Letter, str]:
+def _corrected(
+    letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime
+) -> tuple[Letter, str] | None:
     body = change.make(letter.body)
     if body == letter.body and not letter.unreadable:
-        raise ConfigurationError("the edit changes nothing of it")
+        if letter.edited_from:
+            return None
+        raise ConfigurationError(UNCHANGED)
     after = _with_body(letter, body, now=now)
     order = order_in(after)
     if isinstance(order, str):
@@ -100,108 +164,6 @@ def _corrected(letter: Letter, look: LookAtOrder, *, change: Change, why: str, n
 def money_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Which of the fields that say what is paid differ in an order's data; 12.1 and "12.10" do not."""
     return [name for name in MONEY if _meant(name, before) != _meant(name, after)]
-
-
-def set_fields(body: bytes, fields: Mapping[tuple[str, ...], Any]) -> bytes:
-    """The body with other fields in its order; all else in it stays as it is written, numbers by their digits.
-
-    fields: path → value as read_json gives it, or REMOVED. Where nothing changes, the body itself comes back.
-    Raises ConfigurationError.
-    """
-    try:
-        value = read_json(body)
-    except JsonError as error:
-        raise ConfigurationError(f"its body {error}; give the whole body with --body FILE") from None
-    data = value.get("data") if isinstance(value, dict) and "specversion" in value else value
-    if not isinstance(data, dict):
-        raise ConfigurationError("its body holds no JSON object of order data; give the whole body with --body FILE")
-    before = written(value)
-    for path, new in fields.items():
-        _set(data, path, new)
-    after = written(value)
-    return body if after == before else after.encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number of JSON, as it was written."""
-
-    digits: str
-
-
-REMOVED: Final = object()
-_AS_WRITTEN: Final = json.JSONDecoder(parse_float=Number, parse_int=Number)
-
-
-def read_json(text: bytes) -> Any:
-    """As decode_json, but every number is a Number. Raises JsonError."""
-    decode_json(text)
-    return _AS_WRITTEN.decode(text.decode())
-
-
-def written(value: Any) -> str:
-    """What read_json has read, as JSON. Recursion is bounded by what that takes."""
-    if isinstance(value, Number):
-        return value.digits
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{written(name)}:{written(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(written, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _set(data: dict[str, Any], path: tuple[str, ...], new: Any) -> None:
-    *parents, last = path
-    for depth, name in enumerate(parents, start=1):
-        if name not in data and new is REMOVED:
-            return
-        inner = data.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigurationError(f"{'.'.join(path[:depth])} is no object, so that it has no {path[depth]}")
-        data = inner
-    if new is REMOVED:
-        data.pop(last, None)
-    else:
-        data[last] = new
-
-
-def _change(arguments: argparse.Namespace) -> Change:
-    """Raises ConfigurationError for words that make none."""
-    if bool(arguments.set) == (arguments.body is not None):
-        raise ConfigurationError("say what to change: --set FIELD=VALUE, or --body FILE, and not both")
-    if arguments.body is not None:
-        new = _read_body(arguments.body)
-        return Change(lambda _: new, "a whole body")
-    fields = dict(map(_field, arguments.set))
-    names = ", ".join(dict.fromkeys(".".join(path) for path in fields))
-    return Change(partial(set_fields, fields=fields), f"set {names}")
-
-
-def _field(text: str) -> tuple[tuple[str, ...], Any]:
-    name, sign, value = text.partition("=")
-    path = tuple(name.removesuffix(":").split("."))
-    if not sign or not all(path) or len(path) > MAX_DEPTH:
-        raise ConfigurationError(
-            f"--set {text!r}: write FIELD=TEXT, FIELD:=JSON, or FIELD= to take it out; a dot leads into an object"
-        )
-    try:
-        text.encode()
-        return path, read_json(value.encode()) if name.endswith(":") else value or REMOVED
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"--set {text!r}: is not UTF-8 text") from None
-    except JsonError as error:
-        raise ConfigurationError(f"--set {text!r}: after := comes JSON, and this {error}") from None
-
-
-def _read_body(name: str) -> bytes:
-    try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
-            body = file.read(MAX_BODY_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from None
-    if len(body) > MAX_BODY_BYTES:
-        raise ConfigurationError(f"{name} is larger than {MAX_BODY_BYTES} bytes, which no order is taken of")
-    return body
 
 
 def _with_body(letter: Letter, body: bytes, *, now: datetime) -> Letter:

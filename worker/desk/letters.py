@@ -1,16 +1,18 @@
 """`dead-letters list, groups, show, history, discard, restore`."""
 
 import argparse
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
 from schemas import to_major
+from worker.desk.letter_records import act_record, full, operation_record, payment_record, record, told_act, told_values
 from worker.desk.screen import ago, print_body, print_json, print_pairs, print_table, say
 from worker.desk.words import chosen_letters, described, operator, require_narrow
 from worker.errors import ConfigurationError
-from worker.ledger import letters, replays
+from worker.ledger import letter_figures, letter_moves, letters, replays
+from worker.ledger.acts import history
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.migrate import require_head
@@ -18,6 +20,11 @@ from worker.letter import Letter, LetterState, Verdict, judge, told_value
 from worker.payment import Operation, Payment, conflict_with
 from worker.read_order import order_in
 from worker.settings import Settings
+
+# Beside a verdict that was passed without the key.
+MODE_NOT_CHECKED: Final = (
+    "STRIPE_API_KEY is not set: whether the calls were made in the mode of the worker's key was not checked."
+)
 
 
 @asynccontextmanager
@@ -62,7 +69,7 @@ async def show_groups(settings: Settings, arguments: argparse.Namespace) -> None
     """The letters by cause."""
     now = datetime.now(UTC)
     async with open_ledger(settings) as ledger:
-        found = await ledger.run(letters.groups, chosen_letters(arguments))
+        found = await ledger.run(letter_figures.groups, chosen_letters(arguments))
     if arguments.json:
         print_json(
             [
@@ -105,7 +112,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
         if letter is None:
             raise ConfigurationError(f"no letter {arguments.id}; see dead-letters list --state all")
         payment, operation = await ledger.run(replays.view_of_order, letter.order_id)
-        acts = await ledger.run(letters.history, letter_id=letter.letter_id, limit=1000)
+        acts = await ledger.run(history, letter_id=letter.letter_id, limit=1000)
     verdict = verdict_of(letter, payment, operation, settings=settings, now=now)
     differences = conflict_of(letter, payment)
     if arguments.json:
@@ -115,6 +122,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
             | {
                 "verdict": verdict.kind,
                 "verdict_because": verdict.why,
+                "mode_checked": settings.has_stripe_key,
                 "payment": payment_record(payment),
                 "operation": operation_record(operation, now=now),
                 "conflict": differences,
@@ -135,6 +143,8 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
             "a replay": f"{verdict.kind}: {verdict.why}",
         }
     )
+    if not settings.has_stripe_key:
+        say(MODE_NOT_CHECKED)
     say()
     if payment:
         print_pairs({f"payment {name}": value for name, value in payment_record(payment).items() if value is not None})
@@ -164,7 +174,7 @@ async def show_history(settings: Settings, arguments: argparse.Namespace) -> Non
     """Who did what, when and why."""
     async with open_ledger(settings) as ledger:
         acts = await ledger.run(
-            letters.history,
+            history,
             letter_id=arguments.id,
             order_id=arguments.order,
             since=arguments.since,
@@ -203,8 +213,8 @@ async def _move(settings: Settings, arguments: argparse.Namespace, state: Letter
     require_narrow(chosen, has_all=arguments.all)
     async with open_ledger(settings) as ledger:
         await require_known(ledger, chosen, state)
-        move = letters.discard if state is LetterState.OPEN else letters.restore
-        count = await ledger.run(move, chosen, by=operator(), why=arguments.why, now=now)
+        move = letter_moves.discard if state is LetterState.OPEN else letter_moves.restore
+        count = await ledger.run_long(move, chosen, by=operator(), why=arguments.why, now=now)
     say(f"{count} letters {'discarded' if state is LetterState.OPEN else 'restored'} ({described(chosen)}).")
 
 
@@ -223,7 +233,7 @@ async def require_known(ledger: Ledger, chosen: LetterFilter, state: LetterState
 def verdict_of(
     letter: Letter, payment: Payment | None, operation: Operation | None, *, settings: Settings, now: datetime
 ) -> Verdict:
-    """What a replay of a letter would do with the worker as it is set."""
+    """What a replay of a letter would do with the worker as it is set; see MODE_NOT_CHECKED."""
     return judge(
         order_in(letter),
         payment,
@@ -239,95 +249,3 @@ def conflict_of(letter: Letter, payment: Payment | None) -> dict[str, tuple[obje
     """Where the letter differs from what was agreed first: {field: (agreed, in the letter)}."""
     order = order_in(letter)
     return conflict_with(payment, order) if payment and not isinstance(order, str) else {}
-
-
-def record(letter: Letter, *, now: datetime) -> dict[str, Any]:
-    """A letter for programs. `age_s` counts from its landing; times are ISO 8601, null where not known."""
-    return {
-        "id": letter.letter_id,
-        "state": letter.state,
-        "order_id": letter.order_id,
-        "event_id": letter.properties.message_id,
-        "reason": letter.reason,
-        "error": letter.error,
-        "group": letter.group_id,
-        "value": told_value(letter.amount_minor, letter.currency),
-        "attempts": letter.attempts,
-        "landings": letter.landings,
-        "first_seen": letter.first_seen.isoformat() if letter.first_seen else None,
-        "last_seen": letter.landed_at.isoformat(),
-        "age_s": round((now - letter.landed_at).total_seconds(), 1),
-        "size_bytes": letter.size_bytes,
-        "edited_from": letter.edited_from,
-        "history": [failure for entry in letter.history for failure in entry["failures"]],
-    }
-
-
-def full(letter: Letter) -> dict[str, Any]:
-    """What only the single letter shows."""
-    properties = {
-        name: value
-        for name in ("content_type", "correlation_id", "reply_to", "type", "app_id", "timestamp", "headers")
-        if (value := getattr(letter.properties, name))
-    }
-    return {
-        "properties": properties,
-        "body": letter.body.decode("utf-8", "backslashreplace"),
-        "landed": [dict(entry) for entry in letter.history],
-    }
-
-
-def payment_record(payment: Payment | None) -> dict[str, Any]:
-    """A payment for programs."""
-    if payment is None:
-        return {}
-    return {
-        "order_id": payment.order_id,
-        "state": payment.state,
-        "value": told_value(payment.amount_minor, payment.currency),
-        "customer_id": payment.customer_id,
-        "stripe_account": payment.stripe_account,
-        "payment_id": payment.payment_id,
-        "status": payment.status,
-        "livemode": payment.livemode,
-        "sequence": payment.sequence,
-    }
-
-
-def operation_record(operation: Operation | None, *, now: datetime) -> dict[str, Any]:
-    """A call to Stripe for programs; key_age_s counts from the key's first use."""
-    if operation is None:
-        return {}
-    return {
-        "kind": operation.kind,
-        "attempt": operation.attempt,
-        "state": operation.state,
-        "idempotency_key": operation.idempotency_key,
-        "key_age_s": round((now - operation.first_asked_at).total_seconds()),
-        "livemode": operation.livemode,
-        "unknown_because": operation.unknown_because,
-        "asked": [moment.isoformat() for moment in operation.asks],
-        "params": dict(operation.params),
-    }
-
-
-def act_record(act: letters.Act) -> dict[str, Any]:
-    """A line of the history for programs."""
-    return {
-        "at": act.at.isoformat(),
-        "by": act.by,
-        "act": act.act,
-        "letter_id": act.letter_id,
-        "replay_id": act.replay_id,
-        "why": act.why,
-    }
-
-
-def told_act(act: letters.Act) -> str:
-    """A line of the history as a person reads it."""
-    return f"{act.at.isoformat(timespec='seconds')} {act.by} {act.act}{f': {act.why}' if act.why else ''}"
-
-
-def told_values(value: Mapping[str, int]) -> str:
-    """Minor units by currency, as a person reads them."""
-    return ", ".join(filter(None, (told_value(minor, currency) for currency, minor in sorted(value.items()))))

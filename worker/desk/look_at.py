@@ -17,9 +17,10 @@ from worker.app import bus_names
 from worker.bus.queue_depths import queue_depths
 from worker.desk.letters import open_ledger
 from worker.errors import BusUnavailable, WorkerError
-from worker.ledger import figures, letters, moves
+from worker.ledger import figures, letter_figures, moves
 from worker.ledger.figures import HeldUp, MoneyFigures
-from worker.ledger.letters import LetterFigures, LetterFilter, LetterGroup
+from worker.ledger.letter_figures import LetterFigures, LetterGroup
+from worker.ledger.letters import LetterFilter
 from worker.ledger.moves import Backlog
 from worker.ledger.replays import Replay
 from worker.letter import LetterState
@@ -101,8 +102,8 @@ async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | st
                 ledger.run(moves.backlog),
             )
             of_letters, groups, replaying, replaying_long, quiet_replays = await asyncio.gather(
-                ledger.run(letters.figures),
-                ledger.run(letters.groups, LetterFilter(states=(LetterState.OPEN,))),
+                ledger.run(letter_figures.figures),
+                ledger.run(letter_figures.groups, LetterFilter(states=(LetterState.OPEN,))),
                 ledger.run(figures.replaying_letters),
                 ledger.run(figures.replaying_letters, moved_before=long_since),
                 ledger.run(figures.quiet_replays, moved_before=quiet_since),

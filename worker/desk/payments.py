@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from worker.desk.letters import act_record, open_ledger, payment_record, record, told_act, verdict_of
+from worker.desk.letter_records import act_record, payment_record, record, told_act
+from worker.desk.letters import open_ledger, verdict_of
 from worker.desk.screen import ago, print_json, print_pairs, say, span
 from worker.errors import ConfigurationError
 from worker.ledger import figures, letters, replays
+from worker.ledger.acts import Act, history
 from worker.ledger.figures import Call, PaymentLife, StagedEvent
-from worker.ledger.letters import Act, LetterFilter
+from worker.ledger.letters import LetterFilter
 from worker.letter import Letter, Verdict, told_value
 from worker.settings import Settings
 
@@ -37,7 +39,7 @@ async def show(settings: Settings, arguments: argparse.Namespace) -> None:
             )
         total = await ledger.run(letters.count, chosen)
         payment, operation = await ledger.run(replays.view_of_order, order_id)
-        acts = await ledger.run(letters.history, order_id=order_id, limit=MOST_ACTS)
+        acts = await ledger.run(history, order_id=order_id, limit=MOST_ACTS)
     judged = [(letter, verdict_of(letter, payment, operation, settings=settings, now=now)) for letter in found]
     if arguments.json:
         print_json(_record(order_id, life, judged, acts, settings=settings, now=now))

@@ -11,8 +11,7 @@ import secrets
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,128 +21,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worker.app import bus_names
 from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
-from worker.desk.letters import open_ledger, require_known, verdict_of
+from worker.desk.letters import MODE_NOT_CHECKED, open_ledger, require_known, verdict_of
+from worker.desk.replayer import Limits, Replayer
 from worker.desk.screen import print_json, print_table, say
 from worker.desk.words import chosen_letters, described, operator, require_narrow
 from worker.errors import ConfigurationError
 from worker.ledger import letters, replays
 from worker.ledger.ledger import Ledger
-from worker.ledger.replays import Replay
+from worker.ledger.replays import LANDED_AGAIN, Replay
 from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind
 from worker.payment import Operation, Payment
 from worker.settings import Settings
 
-# The first ones show whether the cause is gone; only then many go.
-RAMP: Final = (1, 2, 5, 20, 50, 100, 200)
-LOOK_S: Final = 0.1
-# For what an interrupted replay left with the worker to come to its outcome, before it is published again.
-RESUME_WAIT_S: Final = 5
 PAGE: Final = 500
 SHOWN: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """per_second: publications. stop_at: share of failures of a wave. patience_s: for the outcomes of a wave."""
-
-    per_second: float
-    stop_at: float
-    patience_s: float
-
-
-class Replayer:
-    """Carries a replay out, wave by wave. tell: called with the replay as it stands."""
-
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        outgoing: Outgoing,
-        judge: replays.Judge,
-        limits: Limits,
-        by: str,
-        stop: asyncio.Event,
-        tell: Callable[[Replay], None],
-    ) -> None:
-        self._ledger = ledger
-        self._outgoing = outgoing
-        self._judge = judge
-        self._limits = limits
-        self._by = by
-        self._stop = stop
-        self._tell = tell
-
-    async def run(self, replay_id: str) -> Replay:
-        """Until all have an outcome, it stops itself, or it is stopped; then it may be resumed.
-
-        One that has ended, here or at another desk, only has what it left with the worker finished.
-
-        Raises BusUnavailable and LedgerUnavailable, after which it may be resumed too.
-        """
-        await self._finish_what_was_sent(replay_id)
-        for size in self._ramp():
-            before = await self._look(replay_id)
-            if self._stop.is_set() or before.ended_at or before.counts.get(ItemState.SENT, 0):
-                return before
-            taken = await self._ledger.run(
-                replays.take_wave, replay_id, size=size, judge=self._judge, by=self._by, now=datetime.now(UTC)
-            )
-            await self._publish(taken)
-            after = await self._until_settled(replay_id, patience_s=self._limits.patience_s)
-            if why := self._why_end(before, after):
-                await self._ledger.run(replays.end_replay, replay_id, by=self._by, because=why, now=datetime.now(UTC))
-                return await self._look(replay_id)
-        raise AssertionError("the ramp has no end")
-
-    async def _finish_what_was_sent(self, replay_id: str) -> None:
-        if (await self._look(replay_id)).counts.get(ItemState.SENT, 0) == 0:
-            return
-        await self._until_settled(replay_id, patience_s=RESUME_WAIT_S)
-        now = datetime.now(UTC)
-        await self._publish(await self._ledger.run(replays.sent_items, replay_id, moved_before=now, limit=PAGE))
-        await self._until_settled(replay_id, patience_s=self._limits.patience_s)
-
-    async def _publish(self, taken: Sequence[Letter]) -> None:
-        """All of them, even when stopping: they are taken."""
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        for number, letter in enumerate(taken):
-            await asyncio.sleep(start + number / self._limits.per_second - clock())
-            await self._outgoing.replay(letter)
-
-    async def _until_settled(self, replay_id: str, *, patience_s: float) -> Replay:
-        """Wait for the outcomes of what was sent, as long as they come."""
-        clock = asyncio.get_running_loop().time
-        quiet_since, left = clock(), -1
-        while True:
-            replay = await self._look(replay_id)
-            sent = replay.counts.get(ItemState.SENT, 0)
-            if sent != left:
-                quiet_since, left = clock(), sent
-            if sent == 0 or self._stop.is_set() or clock() - quiet_since > patience_s:
-                return replay
-            await asyncio.sleep(LOOK_S)
-
-    async def _look(self, replay_id: str) -> Replay:
-        replay = await self._ledger.run(replays.read_replay, replay_id)
-        if replay is None:
-            raise ConfigurationError(f"no replay {replay_id}")
-        self._tell(replay)
-        return replay
-
-    def _why_end(self, before: Replay, after: Replay) -> str | None:
-        failed = after.counts.get(ItemState.FAILED, 0) - before.counts.get(ItemState.FAILED, 0)
-        resolved = after.counts.get(ItemState.RESOLVED, 0) - before.counts.get(ItemState.RESOLVED, 0)
-        if failed > self._limits.stop_at * (failed + resolved):
-            return f"stopped: {failed} of the last {failed + resolved} failed"
-        if not after.counts.get(ItemState.SENT, 0) and not after.counts.get(ItemState.WAITING, 0):
-            return "done"
-        return None
-
-    def _ramp(self) -> Iterator[int]:
-        yield from RAMP
-        while True:
-            yield RAMP[-1]
 
 
 async def replay(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -171,7 +62,8 @@ async def replay(settings: Settings, arguments: argparse.Namespace) -> int:
                     tell=tell,
                 )
                 ended = await replayer.run(replay_id)
-    return _report(ended, as_json=arguments.json)
+        skipped = await ledger.run(replays.skipped, replay_id)
+    return _report(ended, skipped, mode_checked=settings.has_stripe_key, as_json=arguments.json)
 
 
 async def _chosen_replay(ledger: Ledger, arguments: argparse.Namespace) -> str:
@@ -184,7 +76,7 @@ async def _chosen_replay(ledger: Ledger, arguments: argparse.Namespace) -> str:
     require_narrow(chosen, has_all=arguments.all)
     await require_known(ledger, chosen, LetterState.OPEN)
     replay_id = f"rp_{secrets.token_hex(4)}"
-    await ledger.run(replays.make_replay, replay_id, chosen, by=operator(), selection=described(chosen), now=now)
+    await ledger.run_long(replays.make_replay, replay_id, chosen, by=operator(), selection=described(chosen), now=now)
     return replay_id
 
 
@@ -204,15 +96,21 @@ async def _dry_run(settings: Settings, arguments: argparse.Namespace) -> int:
     async with open_ledger(settings) as ledger:
         await require_known(ledger, chosen, LetterState.OPEN)
         after = None
-        while page := await ledger.run(letters.find_some, chosen, limit=PAGE, after=after):
+        while page := await ledger.look(letters.find_some, chosen, limit=PAGE, after=after):
             after = (page[-1].landed_at, page[-1].letter_id)
             for letter in page:
-                payment, operation = await ledger.run(replays.view_of_order, letter.order_id)
+                payment, operation = await ledger.look(replays.view_of_order, letter.order_id)
                 judged.append((letter, judge(letter, payment, operation)))
     if arguments.json:
         print_json(
             [
-                {"id": letter.letter_id, "order_id": letter.order_id, "verdict": verdict.kind, "why": verdict.why}
+                {
+                    "id": letter.letter_id,
+                    "order_id": letter.order_id,
+                    "verdict": verdict.kind,
+                    "why": verdict.why,
+                    "mode_checked": settings.has_stripe_key,
+                }
                 for letter, verdict in judged
             ]
         )
@@ -223,6 +121,8 @@ async def _dry_run(settings: Settings, arguments: argparse.Namespace) -> int:
         say(f"{SHOWN} of {len(judged)} shown; --json has all")
     counts = Counter(verdict.kind for _, verdict in judged)
     say(", ".join(f"{counts[kind]} {kind}" for kind in VerdictKind if counts[kind]) + ". Nothing was touched.")
+    if not settings.has_stripe_key:
+        say(MODE_NOT_CHECKED)
     return 0
 
 
@@ -233,8 +133,11 @@ def _judge(settings: Settings) -> replays.Judge:
     return judge
 
 
-def _report(replay: Replay, *, as_json: bool) -> int:
-    """What became of it. 0 where every letter is resolved or was taken by somebody else."""
+def _report(replay: Replay, skipped: Mapping[str, int], *, mode_checked: bool, as_json: bool) -> int:
+    """What became of it. 0 where it is done, and every letter is resolved or was dealt with by somebody else.
+
+    skipped: letters that were passed over, by the reason.
+    """
     counts = {str(state): number for state in ItemState if (number := replay.counts.get(state, 0))}
     if as_json:
         print_json(
@@ -245,17 +148,26 @@ def _report(replay: Replay, *, as_json: bool) -> int:
                 "made_at": replay.made_at,
                 "ended_because": replay.ended_because,
                 "letters": counts,
+                "skipped": skipped,
+                "mode_checked": mode_checked,
             }
         )
     else:
         say(f"{replay.replay_id}: {replay.ended_because or 'interrupted'} ({replay.selection})")
         print_table({"letters": False, "what": False}, [(number, state) for state, number in counts.items()])
+        for why, number in skipped.items():
+            say(f"{number} skipped: {why}")
+        if not mode_checked:
+            say(MODE_NOT_CHECKED)
+        if LANDED_AGAIN in skipped:
+            say("Look at those that have landed again, and replay them anew.")
         if replay.ended_because is None:
             if replay.counts.get(ItemState.SENT, 0):
                 say("Some are with the worker and have no outcome yet: is one running? See payment-worker status.")
             say(f"Go on with: payment-worker dead-letters replay --resume {replay.replay_id}")
     is_done = replay.ended_because == "done"
-    return 0 if is_done and not (replay.counts.keys() & {ItemState.FAILED, ItemState.BLOCKED}) else 1
+    is_left = LANDED_AGAIN in skipped or replay.counts.keys() & {ItemState.FAILED, ItemState.BLOCKED}
+    return 0 if is_done and not is_left else 1
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from schemas import to_major
-from worker.desk.letters import told_values
+from worker.desk.letter_records import told_values
 from worker.desk.look_at import REPLAYING_LONG_S, Depth, InLedger, Seen, look
 from worker.desk.screen import ago, print_json, print_pairs, print_table, say, span
 from worker.ledger.figures import HeldUp

@@ -18,7 +18,7 @@ from worker.desk.letters import open_ledger
 from worker.desk.screen import say, visible
 from worker.desk.words import chosen_letters, operator
 from worker.errors import ConfigurationError
-from worker.ledger import letters
+from worker.ledger import letter_moves, letters
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.letter import Letter
@@ -56,7 +56,7 @@ async def take_in(settings: Settings, arguments: argparse.Namespace) -> None:
                 raise ConfigurationError(f"{where} holds no letters")
             ready.seek(0)
             added, known = await ledger.run_long(
-                letters.add_all,
+                letter_moves.add_all,
                 _read_rows(ready),
                 vouched=arguments.vouch,
                 by=operator(),

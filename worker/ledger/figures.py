@@ -1,6 +1,6 @@
 """Reads for alarms, for the status and for the life of one payment, one function each; they change nothing.
 
-They run inside one transaction, as those of moves.py do. Figures of open letters are in letters.py.
+They run inside one transaction, as those of moves.py do. Figures of letters are in letter_figures.py.
 """
 
 import json

@@ -34,6 +34,8 @@ STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
 CLOSE_TIMEOUT_S: Final = 1
 WAL_TRY_S: Final = 0.02
+# SQLite has whoever waits for the lock look every 0.1 s: https://www.sqlite.org/src/file/src/main.c, its busy callback.
+GIVE_WAY_S: Final = 0.12
 
 
 class Ledger:
@@ -98,6 +100,15 @@ class Ledger:
         """As run, in a transaction of its own, for a move of very many rows: only its statements have a time limit."""
         return await asyncio.to_thread(self._commit_one, partial(_bind, move, args, kwargs))
 
+    async def look(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As run_long, for a move that writes nothing: on SQLite no writer waits for it."""
+        return await asyncio.to_thread(self._commit_one, partial(_bind, move, args, kwargs), only_reads=True)
+
+    async def give_way(self) -> None:
+        """Between the transactions of long work: on SQLite they would follow on each other too closely for others."""
+        if self._is_sqlite:
+            await asyncio.sleep(GIVE_WAY_S)
+
     async def _write_waiting(self) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -135,9 +146,10 @@ class Ledger:
                 answers.append(error)
         return answers
 
-    def _commit_one(self, move: Callable[[Connection], T]) -> T:
+    def _commit_one(self, move: Callable[[Connection], T], *, only_reads: bool = False) -> T:
+        engine = self.engine.execution_options(only_reads=True) if only_reads else self.engine
         try:
-            with self.engine.begin() as conn:
+            with engine.begin() as conn:
                 return move(conn)
         except sa.exc.SQLAlchemyError as error:
             if _is_of_the_row(error):
@@ -158,7 +170,7 @@ def open_engine(url: str) -> Engine:
             connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False},
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_immediate)
+        sa.event.listen(engine, "begin", _begin)
         return engine
     return sa.create_engine(
         address.set(drivername="postgresql+psycopg"),
@@ -205,9 +217,9 @@ def _switch_to_wal(connection: Any) -> None:
             return
 
 
-def _begin_immediate(conn: Connection) -> None:
-    """Take the write lock at once: a transaction that upgrades later is refused without waiting."""
-    conn.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(conn: Connection) -> None:
+    """Take the write lock at once, if at all: a transaction that upgrades later is refused without waiting."""
+    conn.exec_driver_sql("BEGIN" if conn.get_execution_options().get("only_reads") else "BEGIN IMMEDIATE")
 
 
 def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], conn: Connection) -> T:

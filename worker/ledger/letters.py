@@ -1,30 +1,27 @@
-"""Every read and write of dead letters and of what operators do to them, one function each; replays have replays.py.
+"""Dead letters in the ledger: how they land, are resolved and are found, one function each.
 
-They run inside one transaction, as those of moves.py do. Each act is written down in the transaction that does it.
+What operators do to them is in letter_moves.py and replays.py, figures are in letter_figures.py. They run inside one
+transaction, as those of moves.py do. Each act is written down in the transaction that does it.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import accumulate
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from worker.errors import StaleMove
-from worker.ledger import moves
+from worker.ledger.acts import chunks, note
 from worker.ledger.moves import insert_if_absent
-from worker.ledger.schema import ACTS, LETTERS, REPLAY_ITEMS
+from worker.ledger.schema import LETTERS, REPLAY_ITEMS
 from worker.letter import ItemState, Landing, Letter, LetterState, properties_from_json, properties_to_json
-from worker.payment import Operation, Payment, dead_letter_id
+from worker.payment import dead_letter_id
 
 # Landings kept of one letter; each holds at most a budget's worth of failures.
 MOST_KEPT: Final = 50
-# Rows of one statement: SQLite takes 32,766 values, PostgreSQL 65,535.
-CHUNK: Final = 500
 # Bodies held at once where many letters pass through: a broker may take messages of megabytes.
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 WORKER: Final = "payment-worker"
@@ -49,31 +46,6 @@ class LetterFilter:
     def is_everything(self) -> bool:
         """Whether nothing but the state narrows it down."""
         return replace(self, states=()) == LetterFilter()
-
-
-@dataclass(frozen=True, slots=True)
-class LetterGroup:
-    """Letters of one cause. value: minor units by currency, of those that tell it."""
-
-    group_id: str
-    cause: str
-    count: int
-    first: datetime
-    last: datetime
-    value: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """One line of the history."""
-
-    act_id: int
-    at: datetime
-    by: str
-    act: str
-    letter_id: str | None
-    replay_id: str | None
-    why: str | None
 
 
 def land(conn: Connection, letter: Letter, landing: Landing, *, other_id: str, now: datetime) -> str:
@@ -146,22 +118,22 @@ def read(conn: Connection, letter_id: str, *, lock: bool = False) -> Letter | No
 
 def hold(conn: Connection, letter_ids: Sequence[str]) -> None:
     """Lock many letters until this transaction ends: in one order, or two who do so could wait for each other."""
-    for some in _chunks(sorted(letter_ids)):
-        conn.execute(_ids_in_order(LETTERS.c.letter_id.in_(some)))
+    for some in chunks(sorted(letter_ids)):
+        conn.execute(ids_in_order(LETTERS.c.letter_id.in_(some)))
 
 
 def find(
     conn: Connection, chosen: LetterFilter, *, limit: int, after: tuple[datetime, str] | None = None
 ) -> Sequence[Letter]:
     """A page of letters, oldest landing first. after: landed_at and letter_id of the last one of the page before."""
-    rows = conn.execute(_paged(sa.select(LETTERS).where(*_conditions(conn, chosen)), limit=limit, after=after))
+    rows = conn.execute(_paged(sa.select(LETTERS).where(*conditions(conn, chosen)), limit=limit, after=after))
     return [_letter(row) for row in rows]
 
 
 def find_heads(conn: Connection, chosen: LetterFilter, *, limit: int) -> Sequence[Letter]:
     """The first letters as of find, with empty bodies."""
     columns = [column for column in LETTERS.c if column is not LETTERS.c.body]
-    asked = sa.select(*columns, sa.literal(b"", sa.LargeBinary()).label("body")).where(*_conditions(conn, chosen))
+    asked = sa.select(*columns, sa.literal(b"", sa.LargeBinary()).label("body")).where(*conditions(conn, chosen))
     return [_letter(row) for row in conn.execute(_paged(asked, limit=limit, after=None))]
 
 
@@ -169,7 +141,7 @@ def find_some(
     conn: Connection, chosen: LetterFilter, *, limit: int, after: tuple[datetime, str] | None = None
 ) -> Sequence[Letter]:
     """A page as of find that ends before its bodies exceed CHUNK_BYTES, but after the first letter at the earliest."""
-    asked = sa.select(LETTERS.c.size_bytes).where(*_conditions(conn, chosen))
+    asked = sa.select(LETTERS.c.size_bytes).where(*conditions(conn, chosen))
     sizes = conn.scalars(_paged(asked, limit=limit, after=after)).all()
     fitting = sum(total <= CHUNK_BYTES for total in accumulate(sizes))
     return find(conn, chosen, limit=max(1, fitting), after=after)
@@ -177,203 +149,13 @@ def find_some(
 
 def count(conn: Connection, chosen: LetterFilter) -> int:
     """How many letters a filter means."""
-    return conn.scalar(sa.select(sa.func.count()).select_from(LETTERS).where(*_conditions(conn, chosen))) or 0
-
-
-def groups(conn: Connection, chosen: LetterFilter) -> Sequence[LetterGroup]:
-    """The letters by cause, the largest group first."""
-    columns = (LETTERS.c.group_id, LETTERS.c.cause, LETTERS.c.currency)
-    rows = conn.execute(
-        sa.select(
-            *columns,
-            sa.func.count(),
-            sa.func.min(LETTERS.c.landed_at),
-            sa.func.max(LETTERS.c.landed_at),
-            sa.func.sum(LETTERS.c.amount_minor),
-        )
-        .where(*_conditions(conn, chosen))
-        .group_by(*columns)
-    )
-    found: dict[str, LetterGroup] = {}
-    for group_id, cause, currency, number, first, last, value in rows:
-        known = found.get(group_id) or LetterGroup(group_id, cause, 0, first, last, {})
-        worth = known.value | ({currency: int(value)} if currency and value else {})
-        found[group_id] = LetterGroup(
-            group_id, cause, known.count + number, min(known.first, first), max(known.last, last), worth
-        )
-    return sorted(found.values(), key=lambda group: (-group.count, group.group_id))
-
-
-def discard(conn: Connection, chosen: LetterFilter, *, by: str, why: str, now: datetime) -> int:
-    """Close open letters for good reason; returns how many."""
-    return _move(conn, chosen, LetterState.OPEN, LetterState.DISCARDED, "discarded", by=by, why=why, now=now)
-
-
-def restore(conn: Connection, chosen: LetterFilter, *, by: str, why: str | None, now: datetime) -> int:
-    """Open discarded letters again; returns how many."""
-    return _move(conn, chosen, LetterState.DISCARDED, LetterState.OPEN, "restored", by=by, why=why, now=now)
-
-
-def replace_by_edited(conn: Connection, old_id: str, edited: Letter, *, by: str, why: str, now: datetime) -> None:
-    """Close an open letter and keep the edited one in its place. Raises StaleMove where it is not open any more."""
-    closed = conn.execute(
-        sa.update(LETTERS)
-        .where(LETTERS.c.letter_id == old_id, LETTERS.c.state == LetterState.OPEN)
-        .values(state=LetterState.RESOLVED, moved_at=now)
-    )
-    if closed.rowcount != 1 or not insert_if_absent(conn, LETTERS, row_of(edited)):
-        raise StaleMove(f"{old_id} is not open any more, or was edited so before")
-    note(conn, "edited", by=by, letter_ids=[old_id], why=f"into {edited.letter_id}: {why}", now=now)
-    note(conn, "made by edit", by=by, letter_ids=[edited.letter_id], why=f"from {old_id}: {why}", now=now)
-
-
-# What an edit makes of a letter: the corrected one, and the words for the history. It raises what forbids the edit,
-# and is handed a look at an order: its payment and its calls, the oldest first.
-LookAtOrder = Callable[[str], tuple[Payment | None, Sequence[Operation]]]
-Correct = Callable[[Letter, LookAtOrder], tuple[Letter, str]]
-
-
-def edit_all(
-    conn: Connection, letter_ids: Sequence[str], *, correct: Correct, by: str, now: datetime
-) -> list[tuple[str, str]]:
-    """Put a corrected letter in the place of each, all or none; returns old and new ids.
-
-    What forbids an edit is looked at in the transaction that makes it. Raises StaleMove where one is not open any
-    more, and whatever `correct` raises.
-    """
-
-    def look(order_id: str) -> tuple[Payment | None, Sequence[Operation]]:
-        return moves.read_payment(conn, order_id), moves.operations_of(conn, order_id)
-
-    hold(conn, letter_ids)
-    edited = []
-    for letter_id in letter_ids:
-        letter = read(conn, letter_id)
-        if letter is None or letter.state is not LetterState.OPEN:
-            raise StaleMove(f"{letter_id} is not open any more; nothing was done")
-        corrected, why = correct(letter, look)
-        replace_by_edited(conn, letter_id, corrected, by=by, why=why, now=now)
-        edited.append((letter_id, corrected.letter_id))
-    return edited
-
-
-def add_all(
-    conn: Connection, rows: Iterable[Mapping[str, Any]], *, vouched: bool, by: str, why: str, now: datetime
-) -> tuple[int, int]:
-    """Keep letters that come from elsewhere, all or none; returns how many were new, and how many were here.
-
-    rows: as of row_of, taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
-    vouched: no call was begun for them elsewhere; those that were imported before are freed then.
-    """
-    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(LETTERS)
-    insert_absent = insert.on_conflict_do_nothing().returning(LETTERS.c.letter_id)
-    added, known = 0, 0
-    for some in _batches(rows):
-        new = [str(letter_id) for letter_id in conn.scalars(insert_absent, some)]
-        note(conn, "imported", by=by, letter_ids=new, why=why, now=now)
-        here = {str(row["letter_id"]) for row in some}.difference(new)
-        if vouched:
-            note(conn, "vouched for", by=by, letter_ids=[*new, *_vouch(conn, here)], why=why, now=now)
-        added += len(new)
-        known += len(here)
-    return added, known
-
-
-def _vouch(conn: Connection, letter_ids: Collection[str]) -> list[str]:
-    """Free those that were imported; their ids, in order."""
-    imported = LETTERS.c.letter_id.in_(letter_ids) & LETTERS.c.imported
-    freed = [str(letter_id) for letter_id in conn.scalars(_ids_in_order(imported))]
-    conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id.in_(freed)).values(imported=False))
-    return freed
-
-
-def note(
-    conn: Connection,
-    act: str,
-    *,
-    by: str,
-    letter_ids: Sequence[str],
-    why: str | None,
-    now: datetime,
-    replay_id: str | None = None,
-) -> None:
-    """Write down what was done, a line for each letter."""
-    for some in _chunks(letter_ids):
-        line = {"at": now, "by": by, "act": act, "replay_id": replay_id, "why": why}
-        conn.execute(sa.insert(ACTS), [line | {"letter_id": letter_id} for letter_id in some])
-
-
-def note_replay(conn: Connection, act: str, replay_id: str, *, by: str, why: str, now: datetime) -> None:
-    """Write down what was done to a replay as a whole."""
-    conn.execute(sa.insert(ACTS).values(at=now, by=by, act=act, replay_id=replay_id, why=why))
-
-
-def history(
-    conn: Connection,
-    *,
-    letter_id: str | None = None,
-    order_id: str | None = None,
-    since: datetime | None = None,
-    limit: int,
-) -> Sequence[Act]:
-    """The last acts, oldest first."""
-    asked = sa.select(ACTS).order_by(ACTS.c.act_id.desc()).limit(limit)
-    if letter_id:
-        asked = asked.where(ACTS.c.letter_id == letter_id)
-    if order_id:
-        asked = asked.where(ACTS.c.letter_id.in_(sa.select(LETTERS.c.letter_id).where(LETTERS.c.order_id == order_id)))
-    if since:
-        asked = asked.where(ACTS.c.at >= since)
-    return [Act(**row._mapping) for row in conn.execute(asked)][::-1]
-
-
-@dataclass(frozen=True, slots=True)
-class LetterFigures:
-    """What alarms are made of. value: minor units by currency, of open letters that tell it."""
-
-    by_state: dict[str, int]
-    oldest_open: datetime | None
-    value: dict[str, int]
-
-
-def figures(conn: Connection) -> LetterFigures:
-    """Counts and values, for the gauges and the status."""
-    counts = conn.execute(sa.select(LETTERS.c.state, sa.func.count()).group_by(LETTERS.c.state))
-    by_state: dict[str, int] = dict(counts.all())
-    is_open = LETTERS.c.state == LetterState.OPEN
-    oldest = conn.scalar(sa.select(sa.func.min(LETTERS.c.landed_at)).where(is_open))
-    worth = conn.execute(
-        sa.select(LETTERS.c.currency, sa.func.sum(LETTERS.c.amount_minor))
-        .where(is_open, LETTERS.c.currency.is_not(None))
-        .group_by(LETTERS.c.currency)
-    )
-    return LetterFigures(by_state, oldest, {currency: int(value) for currency, value in worth})
+    return conn.scalar(sa.select(sa.func.count()).select_from(LETTERS).where(*conditions(conn, chosen))) or 0
 
 
 def ids_of(conn: Connection, chosen: LetterFilter) -> list[tuple[str, int]]:
     """Id and number of landings of each letter, oldest landing first."""
-    asked = sa.select(LETTERS.c.letter_id, LETTERS.c.landings).where(*_conditions(conn, chosen))
+    asked = sa.select(LETTERS.c.letter_id, LETTERS.c.landings).where(*conditions(conn, chosen))
     return [(row[0], row[1]) for row in conn.execute(asked.order_by(LETTERS.c.landed_at, LETTERS.c.letter_id))]
-
-
-def _move(
-    conn: Connection,
-    chosen: LetterFilter,
-    before: LetterState,
-    after: LetterState,
-    act: str,
-    *,
-    by: str,
-    why: str | None,
-    now: datetime,
-) -> int:
-    """All at once: those that are locked here are those that move, and are written down."""
-    held = _ids_in_order(*_conditions(conn, replace(chosen, states=(before,))))
-    letter_ids = [str(letter_id) for letter_id in conn.scalars(held)]
-    for some in _chunks(letter_ids):
-        conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id.in_(some)).values(state=after, moved_at=now))
-    note(conn, act, by=by, letter_ids=letter_ids, why=why, now=now)
-    return len(letter_ids)
 
 
 def _end_items(conn: Connection, letter_id: str, state: ItemState, *, said: str, now: datetime) -> None:
@@ -384,7 +166,8 @@ def _end_items(conn: Connection, letter_id: str, state: ItemState, *, said: str,
     )
 
 
-def _conditions(conn: Connection, chosen: LetterFilter) -> Iterator[sa.ColumnElement[bool]]:
+def conditions(conn: Connection, chosen: LetterFilter) -> Iterator[sa.ColumnElement[bool]]:
+    """What the letters that are meant have in common, for a statement's WHERE."""
     if chosen.ids:
         yield LETTERS.c.letter_id.in_(chosen.ids)
     # Named in any case, so that the index that starts with it serves.
@@ -416,7 +199,7 @@ def _ids_of(letter: Letter, other_id: str) -> Iterator[str]:
         other_id = dead_letter_id(letter.body, {"beside": other_id})
 
 
-def _ids_in_order(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
+def ids_in_order(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[str]]:
     """Of the letters that are meant, which are locked in that order."""
     return _locked(sa.select(LETTERS.c.letter_id).where(*conditions).order_by(LETTERS.c.letter_id))
 
@@ -431,24 +214,6 @@ def _paged(asked: sa.Select[Any], *, limit: int, after: tuple[datetime, str] | N
         moment, letter_id = sa.literal(after[0], LETTERS.c.landed_at.type), sa.literal(after[1])
         asked = asked.where(sa.tuple_(LETTERS.c.landed_at, LETTERS.c.letter_id) > sa.tuple_(moment, letter_id))
     return asked.order_by(LETTERS.c.landed_at, LETTERS.c.letter_id).limit(limit)
-
-
-def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
-    some: list[Mapping[str, Any]] = []
-    size = 0
-    for row in rows:
-        some.append(row)
-        size += row["size_bytes"]
-        if len(some) == CHUNK or size >= CHUNK_BYTES:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
-
-
-def _chunks(letter_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(letter_ids), CHUNK):
-        yield letter_ids[start : start + CHUNK]
 
 
 def _entry(landing: Landing, now: datetime) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from worker.ledger import letters, moves
-from worker.ledger.letters import CHUNK, LetterFilter
+from worker.ledger.acts import note, note_replay
+from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import LETTERS, REPLAY_ITEMS, REPLAYS
 from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind
 from worker.payment import Operation, Payment
+
+# Why a letter was passed over that nobody else has dealt with: what it failed with now is not what was looked at.
+LANDED_AGAIN: Final = "it has landed again since it was chosen"
 
 Judge = Callable[[Letter, Payment | None, Operation | None], Verdict]
 
@@ -37,24 +42,27 @@ class Replay:
 def make_replay(
     conn: Connection, replay_id: str, chosen: LetterFilter, *, by: str, selection: str, now: datetime
 ) -> int:
-    """Freeze a selection of open letters; returns how many. What lands later is not in it."""
+    """Freeze a selection of open letters; returns how many. What lands later is not in it.
+
+    One statement, whose rows never come here: a selection may be of hundreds of thousands.
+    """
     conn.execute(sa.insert(REPLAYS).values(replay_id=replay_id, made_at=now, by=by, selection=selection))
-    found = letters.ids_of(conn, replace(chosen, states=(LetterState.OPEN,)))
-    for start in range(0, len(found), CHUNK):
-        rows = [
-            {
-                "replay_id": replay_id,
-                "position": start + number,
-                "letter_id": letter_id,
-                "landings": landings,
-                "state": ItemState.WAITING,
-                "moved_at": now,
-            }
-            for number, (letter_id, landings) in enumerate(found[start : start + CHUNK])
-        ]
-        conn.execute(sa.insert(REPLAY_ITEMS), rows)
-    letters.note_replay(conn, "replay made", replay_id, by=by, why=f"{len(found)} letters: {selection}", now=now)
-    return len(found)
+    values = {
+        REPLAY_ITEMS.c.replay_id: replay_id,
+        REPLAY_ITEMS.c.position: sa.func.row_number().over(order_by=(LETTERS.c.landed_at, LETTERS.c.letter_id)) - 1,
+        REPLAY_ITEMS.c.letter_id: LETTERS.c.letter_id,
+        REPLAY_ITEMS.c.landings: LETTERS.c.landings,
+        REPLAY_ITEMS.c.state: ItemState.WAITING,
+        REPLAY_ITEMS.c.moved_at: now,
+    }
+    found = sa.select(*(sa.literal(v, c.type) if not isinstance(v, sa.ColumnElement) else v for c, v in values.items()))
+    meant = letters.conditions(conn, replace(chosen, states=(LetterState.OPEN,)))
+    frozen = conn.execute(
+        sa.insert(REPLAY_ITEMS).from_select(list(values), found.where(*meant)),
+        execution_options={"preserve_rowcount": True},
+    )
+    note_replay(conn, "replay made", replay_id, by=by, why=f"{frozen.rowcount} letters: {selection}", now=now)
+    return frozen.rowcount
 
 
 def take_wave(conn: Connection, replay_id: str, *, size: int, judge: Judge, by: str, now: datetime) -> Sequence[Letter]:
@@ -82,7 +90,7 @@ def take_wave(conn: Connection, replay_id: str, *, size: int, judge: Judge, by: 
             .values(state=state, said=said, moved_at=now)
         )
         if letter:
-            letters.note(conn, "replayed", by=by, letter_ids=[item.letter_id], replay_id=replay_id, why=said, now=now)
+            note(conn, "replayed", by=by, letter_ids=[item.letter_id], replay_id=replay_id, why=said, now=now)
             taken.append(letter)
     return taken
 
@@ -100,6 +108,41 @@ def sent_items(conn: Connection, replay_id: str, *, moved_before: datetime, limi
         .limit(limit)
     )
     return [letter for row in rows if (letter := letters.read(conn, row.letter_id))]
+
+
+def take_back(conn: Connection, replay_id: str, letter_id: str, *, by: str, why: str, now: datetime) -> bool:
+    """A letter that was taken and cannot be sent: open again, failed in its replay. False where it is not out any more.
+
+    why: for the history and the report.
+    """
+    opened = conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == letter_id, LETTERS.c.state == LetterState.REPLAYING)
+        .values(state=LetterState.OPEN, moved_at=now)
+    )
+    if opened.rowcount == 1:
+        conn.execute(
+            sa.update(REPLAY_ITEMS)
+            .where(
+                REPLAY_ITEMS.c.replay_id == replay_id,
+                REPLAY_ITEMS.c.letter_id == letter_id,
+                REPLAY_ITEMS.c.state == ItemState.SENT,
+            )
+            .values(state=ItemState.FAILED, said=why, moved_at=now)
+        )
+        note(conn, "not sent", by=by, letter_ids=[letter_id], replay_id=replay_id, why=why, now=now)
+    return opened.rowcount == 1
+
+
+def skipped(conn: Connection, replay_id: str) -> Mapping[str, int]:
+    """How many letters of a replay were passed over, by the reason."""
+    counts = conn.execute(
+        sa.select(REPLAY_ITEMS.c.said, sa.func.count())
+        .where(REPLAY_ITEMS.c.replay_id == replay_id, REPLAY_ITEMS.c.state == ItemState.SKIPPED)
+        .group_by(REPLAY_ITEMS.c.said)
+        .order_by(REPLAY_ITEMS.c.said)
+    )
+    return dict(counts.all())
 
 
 def read_replay(conn: Connection, replay_id: str) -> Replay | None:
@@ -138,7 +181,7 @@ def end_replay(conn: Connection, replay_id: str, *, by: str, because: str, now: 
         .values(ended_at=now, ended_because=because)
     )
     if ended.rowcount == 1:
-        letters.note_replay(conn, "replay ended", replay_id, by=by, why=because, now=now)
+        note_replay(conn, "replay ended", replay_id, by=by, why=because, now=now)
 
 
 def view_of_order(conn: Connection, order_id: str | None) -> tuple[Payment | None, Operation | None]:
@@ -155,7 +198,7 @@ def _take(
     if letter is None or letter.state is not LetterState.OPEN:
         return ItemState.SKIPPED, f"it is {letter.state if letter else 'gone'}, and was open when it was chosen", None
     if letter.landings != landings:
-        return ItemState.SKIPPED, "it has landed again since it was chosen", None
+        return ItemState.SKIPPED, LANDED_AGAIN, None
     verdict = judge(letter, *view_of_order(conn, letter.order_id))
     if verdict.kind is VerdictKind.BLOCKED:
         return ItemState.BLOCKED, verdict.why, None

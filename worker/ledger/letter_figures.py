@@ -1,0 +1,71 @@
+"""Letters in figures: by cause for the desk, and what alarms are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from worker.ledger.letters import LetterFilter, conditions
+from worker.ledger.schema import LETTERS
+from worker.letter import LetterState
+
+
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """Letters of one cause. value: minor units by currency, of those that tell it."""
+
+    group_id: str
+    cause: str
+    count: int
+    first: datetime
+    last: datetime
+    value: dict[str, int]
+
+
+def groups(conn: Connection, chosen: LetterFilter) -> Sequence[LetterGroup]:
+    """The letters by cause, the largest group first."""
+    columns = (LETTERS.c.group_id, LETTERS.c.cause, LETTERS.c.currency)
+    rows = conn.execute(
+        sa.select(
+            *columns,
+            sa.func.count(),
+            sa.func.min(LETTERS.c.landed_at),
+            sa.func.max(LETTERS.c.landed_at),
+            sa.func.sum(LETTERS.c.amount_minor),
+        )
+        .where(*conditions(conn, chosen))
+        .group_by(*columns)
+    )
+    found: dict[str, LetterGroup] = {}
+    for group_id, cause, currency, number, first, last, value in rows:
+        known = found.get(group_id) or LetterGroup(group_id, cause, 0, first, last, {})
+        worth = known.value | ({currency: int(value)} if currency and value else {})
+        found[group_id] = LetterGroup(
+            group_id, cause, known.count + number, min(known.first, first), max(known.last, last), worth
+        )
+    return sorted(found.values(), key=lambda group: (-group.count, group.group_id))
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFigures:
+    """What alarms are made of. value: minor units by currency, of open letters that tell it."""
+
+    by_state: dict[str, int]
+    oldest_open: datetime | None
+    value: dict[str, int]
+
+
+def figures(conn: Connection) -> LetterFigures:
+    """Counts and values, for the gauges and the status."""
+    counts = conn.execute(sa.select(LETTERS.c.state, sa.func.count()).group_by(LETTERS.c.state))
+    by_state: dict[str, int] = dict(counts.all())
+    is_open = LETTERS.c.state == LetterState.OPEN
+    oldest = conn.scalar(sa.select(sa.func.min(LETTERS.c.landed_at)).where(is_open))
+    worth = conn.execute(
+        sa.select(LETTERS.c.currency, sa.func.sum(LETTERS.c.amount_minor))
+        .where(is_open, LETTERS.c.currency.is_not(None))
+        .group_by(LETTERS.c.currency)
+    )
+    return LetterFigures(by_state, oldest, {currency: int(value) for currency, value in worth})
