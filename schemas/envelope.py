@@ -107,22 +107,40 @@ def read_event(body: bytes, properties: AmqpProperties, *, data_key: str) -> Inc
     """
     if "\x00" in (properties.correlation_id or ""):
         raise MessageError(("correlation_id", "contains a NUL character, which no ledger can keep"))
-    if len(body) > MAX_BODY_BYTES:
-        raise MessageError(("body", f"is {len(body)} bytes; at most {MAX_BODY_BYTES} are taken"))
     encoding = properties.content_encoding or ""
     if encoding.lower() not in ("", "utf-8", "identity"):
         raise MessageError(("content_encoding", f"is {encoding[:40]!r}; send the body plain"))
+    value = read_json_object(body)
+    if "specversion" in value:
+        return _read_structured(value, properties)
+    if data_key not in value and not _attribute(properties, "specversion"):
+        raise MessageError((data_key, "is missing; send a CloudEvents envelope or an object that has it"))
+    return _read_binary(value, properties)
+
+
+def claimed_type(body: bytes, properties: AmqpProperties) -> str | None:
+    """What a message says that it is, as read_event reads it; None where that cannot be read. Never raises."""
+    outside = _attribute(properties, "type") or properties.type or None
+    if b"specversion" not in body:
+        return outside
+    try:
+        value = read_json_object(body)
+    except MessageError:
+        return outside
+    return _text(value.get("type")) if "specversion" in value else outside
+
+
+def read_json_object(body: bytes) -> dict[str, Any]:
+    """The object that a body is, numbers as Decimal. Raises MessageError naming `body`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise MessageError(("body", f"is {len(body)} bytes; at most {MAX_BODY_BYTES} are taken"))
     try:
         value = decode_json(body)
     except JsonError as error:
         raise MessageError(("body", str(error))) from None
     if not isinstance(value, dict):
         raise MessageError(("body", "is JSON but not an object"))
-    if "specversion" in value:
-        return _read_structured(value, properties)
-    if data_key not in value and not _attribute(properties, "specversion"):
-        raise MessageError((data_key, "is missing; send a CloudEvents envelope or an object that has it"))
-    return _read_binary(value, properties)
+    return value
 
 
 def _read_structured(value: dict[str, Any], properties: AmqpProperties) -> IncomingEvent:

@@ -12,51 +12,22 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
-from schemas import order_created, payment_failed, payment_intent_created
+from schemas.commands import CaptureRequested, OrderCancelled, RefundRequested
 from schemas.envelope import CloudEvent
+from schemas.examples import ORDER, REPLY, examples
 from schemas.order_created import OrderCreated
-from schemas.payment_failed import PaymentFailed
-from schemas.payment_intent_created import PaymentIntentCreated
+from schemas.payment_events import EVENT_MODELS
 from schemas.payment_reply import PaymentReply
 
 FOLDER: Final = Path(__file__).parent
 
-_ORDER_ID: Final = "order-1001"
-_ORDER_EVENT_ID: Final = "0b8e5f2a-6c1d-4e0b-9a57-2f1f6d3c9e10"
-_PAYMENT_ID: Final = "pi_3ExampleExampleExample00"
-_TRACEPARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-_ORDER: Final[Mapping[str, Any]] = {
-    "order_id": _ORDER_ID,
-    "amount": "99.99",
-    "currency": "usd",
-    "receipt_email": "jenny.rosen@example.com",
-    "metadata": {"basket": "b-77"},
+_COMING_IN: Final[Mapping[str, type[BaseModel]]] = {
+    "order.created": OrderCreated,
+    "order.cancelled": OrderCancelled,
+    "payment.capture_requested": CaptureRequested,
+    "refund.requested": RefundRequested,
 }
-_PAYMENT: Final[Mapping[str, Any]] = {
-    "order_id": _ORDER_ID,
-    "payment_id": _PAYMENT_ID,
-    "status": "requires_payment_method",
-    "amount": "99.99",
-    "amount_minor": 9999,
-    "currency": "usd",
-    "livemode": False,
-    "sequence": 1,
-    "cause": _ORDER_EVENT_ID,
-}
-_FAILURE: Final[Mapping[str, Any]] = {
-    "category": "declined",
-    "code": "card_declined",
-    "decline_code": "insufficient_funds",
-    "message": "Your card has insufficient funds.",
-    "may_retry": False,
-}
-_REPLY: Final[Mapping[str, Any]] = {
-    "order_id": _ORDER_ID,
-    "payment_id": _PAYMENT_ID,
-    "status": "requires_payment_method",
-    "client_secret": f"{_PAYMENT_ID}_secret_THIS_IS_NOT_A_SECRET",
-}
+_GOING_OUT: Final[Mapping[str, type[BaseModel]]] = {**EVENT_MODELS, "payment.reply": PaymentReply}
 
 
 class _AsOnTheWire(GenerateJsonSchema):
@@ -70,36 +41,13 @@ class _AsOnTheWire(GenerateJsonSchema):
 
 
 def json_files() -> dict[str, str]:
-    """{file name: text} of every schema and every example."""
+    """{file name: text} of every schema and every example; `payment.failed` is told in payment_failed.….json."""
     values: dict[str, Any] = {
-        "order_created.schema.json": _schema(
-            OrderCreated,
-            urn=order_created.TYPE,
-            description="An order service asks for a payment. In the binary form the body is `data` alone.",
-            mode="validation",
-        ),
-        "payment_intent_created.schema.json": _schema(
-            PaymentIntentCreated,
-            urn=payment_intent_created.TYPE,
-            description="Stripe has a PaymentIntent for the order.",
-        ),
-        "payment_failed.schema.json": _schema(
-            PaymentFailed,
-            urn=payment_failed.TYPE,
-            description="Stripe has said no, and asking again would not help.",
-        ),
-        "payment_reply.schema.json": _schema(
-            PaymentReply,
-            urn="payment.reply",
-            description="The private answer to an order event that set `reply_to`: a plain object, no CloudEvent.",
-        ),
-        "order_created.example.json": _envelope(
-            order_created.TYPE, id=_ORDER_EVENT_ID, source="shop/orders", time="2026-01-31T12:00:00Z", data=_ORDER
-        ),
-        "order_created.binary.example.json": _ORDER,
-        "payment_intent_created.example.json": _told(payment_intent_created.TYPE, data=_PAYMENT),
-        "payment_failed.example.json": _told(payment_failed.TYPE, data={**_PAYMENT, "failure": _FAILURE}),
-        "payment_reply.example.json": _REPLY,
+        **{_file(kind, "schema"): _schema(kind, model, mode="validation") for kind, model in _COMING_IN.items()},
+        **{_file(kind, "schema"): _schema(kind, model, mode="serialization") for kind, model in _GOING_OUT.items()},
+        **{_file(kind, "example"): message for kind, message in examples().items()},
+        _file("payment.reply", "example"): REPLY,
+        _file("order.created", "binary.example"): ORDER,
     }
     return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in values.items()}
 
@@ -110,43 +58,22 @@ def write_json_files(folder: Path = FOLDER) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _schema(
-    model: type[BaseModel], *, urn: str, description: str, mode: JsonSchemaMode = "serialization"
-) -> dict[str, Any]:
+def _file(kind: str, form: str) -> str:
+    return f"{kind.replace('.', '_')}.{form}.json"
+
+
+def _schema(kind: str, model: type[BaseModel], *, mode: JsonSchemaMode) -> dict[str, Any]:
     made = model.model_json_schema(schema_generator=_AsOnTheWire, mode=mode)
     if issubclass(model, CloudEvent):
         # The body tells a structured event by its specversion: without it the message is read as plain data.
         made["required"] = [name for name in made["properties"] if name in {*made["required"], "specversion", "type"}]
     head = {
         "$schema": _AsOnTheWire.schema_dialect,
-        "$id": f"urn:payment-worker:{urn}",
-        "title": urn,
-        "description": description,
+        "$id": f"urn:payment-worker:{kind}",
+        "title": kind,
+        "description": made["description"],
     }
     return {**head, **{name: part for name, part in made.items() if name not in head}}
-
-
-def _told(kind: str, *, data: Mapping[str, Any]) -> dict[str, Any]:
-    """An event of the worker's own."""
-    return _envelope(
-        kind,
-        id=f"{_ORDER_ID}/payment/1",
-        source="payment-worker",
-        subject=_ORDER_ID,
-        time="2026-01-31T12:00:01Z",
-        data=data,
-    )
-
-
-def _envelope(kind: str, *, data: Mapping[str, Any], **attributes: str) -> dict[str, Any]:
-    return {
-        "specversion": "1.0",
-        "type": kind,
-        **attributes,
-        "datacontenttype": "application/json",
-        "traceparent": _TRACEPARENT,
-        "data": data,
-    }
 
 
 if __name__ == "__main__":

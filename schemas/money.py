@@ -124,6 +124,14 @@ def to_major(amount_minor: int, currency: str) -> str:
     return f"{Decimal(amount_minor).scaleb(-rule.exponent):.{rule.shown_places}f}"
 
 
+def in_both_units(currency: str, **minor: int) -> dict[str, str | int]:
+    """The fields of amounts as events tell them: ("usd", fee=320) → {"fee": "3.20", "fee_minor": 320}."""
+    fields: dict[str, str | int] = {}
+    for name, amount_minor in minor.items():
+        fields |= {name: to_major(amount_minor, currency), f"{name}_minor": amount_minor}
+    return fields
+
+
 def _json_name(value: object) -> str:
     names = {bool: "a boolean", float: "a float", list: "an array", dict: "an object", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")
@@ -131,6 +139,13 @@ def _json_name(value: object) -> str:
 
 def _shown(amount: Decimal) -> str:
     return f"{amount:f}"
+
+
+def _known_currency(value: object) -> object:
+    if isinstance(value, str):
+        currency_rule(value)
+        return value.lower()
+    return value
 
 
 Amount = Annotated[
@@ -149,6 +164,16 @@ Amount = Annotated[
     ),
 ]
 
+Currency = Annotated[
+    str,
+    BeforeValidator(_known_currency),
+    Field(description="ISO 4217, any case; one that Stripe takes.", examples=["usd"]),
+]
+
 MajorUnits = Annotated[
     str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", description="Major units, exact.", examples=["99.99"])
 ]
+SignedMajorUnits = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$", examples=["96.79"])]
+MinorUnits = Annotated[int, Field(ge=0, description="Minor units as Stripe counts them.")]
+PositiveMinorUnits = Annotated[int, Field(gt=0, description="Minor units as Stripe counts them.")]
+CurrencyCode = Annotated[str, Field(pattern=r"^[a-z]{3}$")]

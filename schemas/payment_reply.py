@@ -6,7 +6,7 @@ from schemas.order_created import OrderId
 
 
 class PaymentReply(BaseModel):
-    """What the order service needs to let its customer pay."""
+    """The private answer to an order event that set `reply_to`: a plain object, no CloudEvent."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -12,7 +12,16 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from schemas import AmqpProperties, OrderCreated, PaymentFailed, PaymentIntentCreated, PaymentReply, read_order_created
+from schemas import (
+    EVENT_MODELS,
+    AmqpProperties,
+    CaptureRequested,
+    OrderCancelled,
+    OrderCreated,
+    PaymentReply,
+    RefundRequested,
+    read_order_created,
+)
 from schemas.json_files import FOLDER, json_files, write_json_files
 from worker.errors import Refusal
 from worker.payment import (
@@ -27,10 +36,13 @@ from worker.payment import (
 
 MODELS: Mapping[str, type[BaseModel]] = {
     "order_created": OrderCreated,
-    "payment_intent_created": PaymentIntentCreated,
-    "payment_failed": PaymentFailed,
+    "order_cancelled": OrderCancelled,
+    "payment_capture_requested": CaptureRequested,
+    "refund_requested": RefundRequested,
     "payment_reply": PaymentReply,
+    **{kind.replace(".", "_"): model for kind, model in EVENT_MODELS.items()},
 }
+CLOUD_EVENTS = [name for name in MODELS if name != "payment_reply"]
 
 
 def read(name: str) -> Any:
@@ -74,8 +86,9 @@ def test_a_schema_is_a_valid_2020_12_schema_with_a_name_of_its_own(name: str) ->
     schema = read(f"{name}.schema.json")
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert re.fullmatch(r"urn:payment-worker:(order|payment)\.[a-z_]+", schema["$id"])
-    assert schema["title"]
+    assert re.fullmatch(r"urn:payment-worker:(order|payment|refund)\.[a-z_]+", schema["$id"])
+    assert schema["$id"].endswith(f":{schema['title']}")
+    assert schema["title"].replace(".", "_") == name
     assert schema["description"]
     assert schema["type"] == "object"
 
@@ -103,7 +116,7 @@ def test_the_example_of_the_secret_is_obviously_none() -> None:
     assert read("payment_reply.example.json")["client_secret"].endswith("_secret_THIS_IS_NOT_A_SECRET")
 
 
-@pytest.mark.parametrize("name", ["payment_intent_created", "payment_failed", "order_created"])
+@pytest.mark.parametrize("name", CLOUD_EVENTS)
 def test_no_schema_but_the_replys_has_a_place_for_the_secret(name: str) -> None:
     assert "secret" not in json.dumps(read(f"{name}.schema.json")["properties"])
     assert all("client_secret" not in part["properties"] for part in read(f"{name}.schema.json")["$defs"].values())
@@ -213,9 +226,9 @@ def test_the_order_schema_refuses_what_the_worker_would(field: str, value: Any) 
     assert fault.startswith(f"$.data.{field}")
 
 
-def test_an_event_of_another_type_is_invalid() -> None:
-    for name in ("order_created", "payment_intent_created", "payment_failed"):
-        assert faults(name, {**read(f"{name}.example.json"), "type": "other"}) == ["$.type"]
+@pytest.mark.parametrize("name", CLOUD_EVENTS)
+def test_an_event_of_another_type_is_invalid(name: str) -> None:
+    assert faults(name, {**read(f"{name}.example.json"), "type": "other"}) == ["$.type"]
 
 
 OPEN = Payment("o-1", PaymentState.OPEN, 5000, "kwd", None, None, None, None, None, 0)

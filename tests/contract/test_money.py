@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas import AmountError, parse_amount, to_major, to_minor
+from schemas import AmountError, in_both_units, parse_amount, to_major, to_minor
 from schemas.money import CURRENCIES, MAX_MINOR
 from schemas.strict_json import decode_json
 
@@ -225,3 +225,9 @@ def test_any_decimal_has_exact_minor_units_or_is_refused(amount: Decimal) -> Non
         return
     # compared as fractions, which know no precision to round to
     assert amount.as_integer_ratio()[0] * 100 == minor * amount.as_integer_ratio()[1]
+
+
+def test_amounts_are_told_in_both_units_under_their_names() -> None:
+    assert in_both_units("usd", fee=320, net=-5) == {"fee": "3.20", "fee_minor": 320, "net": "-0.05", "net_minor": -5}
+    assert in_both_units("JPY", amount=500) == {"amount": "500", "amount_minor": 500}
+    assert in_both_units("kwd", amount=0) == {"amount": "0.000", "amount_minor": 0}
