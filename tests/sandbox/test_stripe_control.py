@@ -120,7 +120,7 @@ async def test_the_control_surface_shows_no_secret(
             assert "_secret_" not in text
     async with raw.post("/_sandbox/settings", json={}) as answer:
         assert "verysecret" not in await answer.text()
-    async with raw.post("/_sandbox/act", json={"intent": created.id, "deed": "expire"}) as answer:
+    async with raw.post("/_sandbox/act", json={"object": created.id, "deed": "expire"}) as answer:
         assert answer.status == 400
 
 
@@ -159,7 +159,7 @@ async def test_a_request_under_way_does_not_survive_into_a_reset(
         ("settings", {"latency_s": [2, 1]}, "latency_s"),
         ("settings", {"rate_limit": "fast"}, "rate_limit"),
         ("settings", [], "object"),
-        ("act", {"intent": "pi_nowhere", "deed": "settle"}, "pi_nowhere"),
+        ("act", {"object": "pi_nowhere", "deed": "settle"}, "pi_nowhere"),
         ("reset", {"please": 1}, "please"),
     ],
 )

@@ -2,13 +2,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stripe._encode import _api_encode
 
 from worker.sandbox.stripe_form import MAX_DEPTH, MAX_FIELDS, FormError, nest, read_pairs
 
-NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
+# A group named metadata has a rule of its own: it never becomes a list.
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8).filter(lambda name: name != "metadata")
 VALUES = st.recursive(
     st.text(max_size=20),
     lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(NAMES, inner, min_size=1, max_size=3),
@@ -20,6 +21,7 @@ def decode(text: str) -> dict[str, Any]:
     return nest(read_pairs(text))
 
 
+@settings(deadline=None)  # the machine may be busy with other tests
 @given(st.dictionaries(NAMES, VALUES, max_size=5))
 def test_what_the_sdk_encodes_is_read_back(params: dict[str, Any]) -> None:
     assert decode(urlencode(list(_api_encode(params)))) == params

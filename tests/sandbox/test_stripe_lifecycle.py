@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.sandbox.stripe_deeds import act
 from worker.sandbox.stripe_errors import ApiError
 from worker.sandbox.stripe_gate import PLATFORM
-from worker.sandbox.stripe_intents import PaymentIntents
-from worker.sandbox.stripe_store import IntentStore, SandboxClock, Scope
+from worker.sandbox.stripe_intents import TOLD_AS
+from worker.sandbox.stripe_post import Post
+from worker.sandbox.stripe_store import SandboxClock, Scope
+from worker.sandbox.stripe_world import World
 
 SCOPE = Scope(PLATFORM, False)
 OPEN = {
@@ -57,14 +60,16 @@ STEPS = st.one_of(
     st.tuples(st.just("capture"), st.fixed_dictionaries({}, optional={"amount_to_capture": st.integers(1, 1000)})),
     st.tuples(st.just("cancel"), st.just({})),
     st.tuples(st.just("act"), st.sampled_from(["authenticate", "fail_authentication", "settle", "fail", "expire"])),
+    st.tuples(st.just("act"), st.sampled_from(["pay", "settle_balance", "settle_refund", "fail_refund", "dispute"])),
+    st.tuples(st.just("refund"), st.fixed_dictionaries({}, optional={"amount": st.integers(1, 600)})),
 )
 
 
 @settings(deadline=None)  # up to eight operations, each through JSON
 @given(CAPTURE, st.lists(STEPS, max_size=8))
 def test_an_intent_moves_only_as_its_life_cycle_allows(capture_method: str, steps: list[tuple[str, Any]]) -> None:
-    store = IntentStore(SandboxClock())
-    intents = PaymentIntents(store, SandboxClock())
+    world = World(ring=1, seed=0, post=Post())
+    intents = world.intents
     never = {"enabled": True, "allow_redirects": "never"}
     start = {"amount": 500, "currency": "usd", "capture_method": capture_method, "automatic_payment_methods": never}
     intent_id, body = intents.create(SCOPE, start)
@@ -73,7 +78,9 @@ def test_an_intent_moves_only_as_its_life_cycle_allows(capture_method: str, step
         refusal = None
         try:
             if name == "act":
-                intents.act(intent_id, details)
+                act(world, intent_id, details)
+            elif name == "refund":
+                world.refunds.create(SCOPE, {"payment_intent": intent_id, **details})
             else:
                 getattr(intents, name)(SCOPE, intent_id, details)
         except ApiError as error:
@@ -84,7 +91,11 @@ def test_an_intent_moves_only_as_its_life_cycle_allows(capture_method: str, step
         if refusal is not None:
             check_refusal(refusal, before, after)
         assert after["status"] == before["status"] or after["status"] in MOVES[before["status"]]
+        if after["status"] != before["status"] and after["status"] != "requires_confirmation":
+            told = [event for event in world.events.everything() if event.about == intent_id][-1]
+            assert (told.type, json.loads(told.body)) == (TOLD_AS[after["status"]], after)
         check_fields(after)
+        check_charges(world, after)
         before = after
 
 
@@ -108,6 +119,23 @@ def check_fields(intent: dict[str, Any]) -> None:
         assert intent["payment_method"] is not None
     if status in {"processing", "requires_capture", "succeeded"}:
         assert intent["latest_charge"] is not None
+
+
+def check_charges(world: World, intent: dict[str, Any]) -> None:
+    """Only the last charge may hold money, exactly what the intent says, and never more is refunded than that."""
+
+    def all_of(resource: str) -> list[dict[str, Any]]:
+        return [json.loads(kept.body) for kept in world.objects[resource].of_intent(intent["id"])]
+
+    charges, refunds = all_of("charges"), all_of("refunds")
+    assert [charge["id"] for charge in charges][-1:] == [intent["latest_charge"]][: len(charges)]
+    assert [charge["status"] for charge in charges[:-1]] == ["failed"] * len(charges[:-1])
+    assert sum(charge["amount_captured"] for charge in charges) == intent["amount_received"]
+    given_back = sum(refund["amount"] for refund in refunds if refund["status"] != "failed")
+    for charge in charges[-1:]:
+        assert charge["captured"] == (intent["status"] == "succeeded")
+        assert charge["amount_refunded"] == given_back <= charge["amount_captured"]
+        assert charge["refunded"] == (0 < given_back == charge["amount_captured"])
 
 
 def test_the_clock_never_goes_back() -> None:

@@ -98,33 +98,6 @@ def decline(intent: Json, reason: Decline, payment_method: Json, charge_id: str 
     )
 
 
-def charge_of(intent: Json) -> Json | None:
-    """The latest charge as an object, for `expand[]=latest_charge`; it follows from the intent."""
-    if intent["latest_charge"] is None:
-        return None
-    failure = intent["last_payment_error"] or {}
-    paid = intent["status"] in {"succeeded", "requires_capture"}
-    return {
-        "id": intent["latest_charge"],
-        "object": "charge",
-        "amount": intent["amount"],
-        "amount_captured": intent["amount_received"],
-        "balance_transaction": None,
-        "captured": intent["status"] == "succeeded",
-        "created": intent["created"],
-        "currency": intent["currency"],
-        "customer": intent["customer"],
-        "failure_code": failure.get("code"),
-        "failure_message": failure.get("message"),
-        "livemode": intent["livemode"],
-        "metadata": intent["metadata"],
-        "paid": paid,
-        "payment_intent": intent["id"],
-        "payment_method": intent["payment_method"],
-        "status": "succeeded" if paid else "pending" if intent["status"] == "processing" else "failed",
-    }
-
-
 def _next_action(intent: Json, return_url: str | None) -> Json:
     page = f"https://hooks.stripe.com/3d_secure_2/hosted?payment_intent={intent['id']}"
     if return_url is not None:

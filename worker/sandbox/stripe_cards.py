@@ -1,8 +1,9 @@
 """Stripe's test payment methods, by name, and what a confirmation with each of them leads to.
 
-Source: https://docs.stripe.com/testing (tab "PaymentMethods"), https://docs.stripe.com/declines/codes, and
-https://docs.stripe.com/payments/ach-direct-debit for the bank accounts. Names are accepted with and without `visa_`,
-as the page has spelt them both ways. The `advice_code` of each test card is not published: those here are plausible.
+Source: https://docs.stripe.com/testing (tab "PaymentMethods"; refunds and disputes too),
+https://docs.stripe.com/declines/codes, and https://docs.stripe.com/payments/ach-direct-debit for the bank accounts.
+Names are accepted with and without `visa_`, as the page has spelt them both ways. The `advice_code` of each test card
+is not published: those here are plausible.
 """
 
 from dataclasses import dataclass, replace
@@ -16,9 +17,21 @@ class Decline:
     message: str
 
 
+# What becomes of a refund: done at once, done later, or done at once and undone later.
+SUCCEEDS, PENDING, FAILS_LATER = "succeeds", "pending", "fails_later"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    reason: str
+    inquiry: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One test payment method. `decline` answers the charge, after authentication where the bank asks for one."""
+    """One test payment method. `decline` answers the charge, after authentication where the bank asks for one;
+    `refund` and `dispute` are what comes after a charge that succeeded.
+    """
 
     kind: str = "card"  # card | us_bank_account | redirect
     brand: str = "visa"
@@ -26,6 +39,8 @@ class Method:
     decline: Decline | None = None
     asks_on_session: bool = False
     asks_off_session: bool = False
+    refund: str = SUCCEEDS
+    dispute: Dispute | None = None
 
 
 DECLINED = Decline("card_declined", "generic_decline", "try_again_later", "Your card was declined.")
@@ -86,6 +101,13 @@ _ASKING = {
     ),
     "threeDSecureOptional": Method(last4="3055"),
 }
+_AFTERMATHS = {
+    "createDispute": Method(last4="0259", dispute=Dispute("fraudulent")),
+    "createDisputeProductNotReceived": Method(last4="2685", dispute=Dispute("product_not_received")),
+    "createDisputeInquiry": Method(last4="1976", dispute=Dispute("product_not_received", inquiry=True)),
+    "pendingRefund": Method(last4="7726", refund=PENDING),
+    "refundFail": Method(last4="5126", refund=FAILS_LATER),
+}
 _COUNTRIES = (
     "us br ca mx at be bg hr cy cz dk ee fi fr de gi gr hu ie it lv li lt lu mt nl no pl pt ro si sk es se ch gb "
     "au hk in jp my nz sg"
@@ -93,7 +115,7 @@ _COUNTRIES = (
 
 SAVED_CARD = Method()
 REDIRECT = Method(kind="redirect")
-BANK_ACCOUNT = Method(kind="us_bank_account", last4="6789")
+BANK_ACCOUNT = Method(kind="us_bank_account", last4="6789", refund=PENDING)
 _BANK_FAILURE = Decline("payment_intent_payment_attempt_failed", None, None, "The bank refused the debit.")
 
 
@@ -105,7 +127,7 @@ def _table() -> dict[str, Method]:
             table[f"pm_card_{infix}chargeDeclined{suffix}"] = Method(last4=last4, decline=decline)
     table["pm_card_chargeCustomerFail"] = Method(last4="0341", decline=DECLINED)
     table["pm_card_radarBlock"] = table["pm_card_chargeDeclinedFraudulent"]
-    table |= {f"pm_card_{name}": method for name, method in _ASKING.items()}
+    table |= {f"pm_card_{name}": method for name, method in (_ASKING | _AFTERMATHS).items()}
     table["pm_usBankAccount_success"] = BANK_ACCOUNT
     for name in ("insufficientFunds", "accountClosed", "noAccount", "debitNotAuthorized"):
         table[f"pm_usBankAccount_{name}"] = replace(BANK_ACCOUNT, decline=_BANK_FAILURE)

@@ -82,9 +82,60 @@ class SandboxControl:
     async def change_settings(self, **settings: Any) -> dict[str, Any]:
         return await self._call("POST", "settings", **settings)
 
-    async def act(self, intent_id: str, deed: str) -> dict[str, Any]:
-        """Be the customer or the bank: authenticate, fail_authentication, settle, fail, expire."""
-        return await self._call("POST", "act", intent=intent_id, deed=deed)
+    async def act(self, object_id: str, deed: str, **details: Any) -> dict[str, Any]:
+        """Be the customer or the bank; the object as it is then, without client_secret. Raises SandboxError.
+
+        On an intent: authenticate, fail_authentication, settle, fail, expire, pay (payment_method), dispute (reason,
+        amount, inquiry). On an intent, for its latest one, or on the object itself: settle_balance (charge),
+        settle_refund, fail_refund (failure_reason), update_dispute (status), close_dispute (status).
+        """
+        return await self._call("POST", "act", object=object_id, deed=deed, **details)
+
+    async def objects(self, resource: str, *, intent_id: str | None = None) -> list[dict[str, Any]]:
+        """Charges, refunds, disputes or balance_transactions of all accounts, oldest first."""
+        where = {} if intent_id is None else {"intent": intent_id}
+        found: list[dict[str, Any]] = (await self._call("GET", "objects", resource=resource, **where))["objects"]
+        return found
+
+    async def events(self, *, object_id: str | None = None) -> list[dict[str, Any]]:
+        """What was told, oldest first, without the snapshots: id, type, object, account, created, request."""
+        where = {} if object_id is None else {"object": object_id}
+        events: list[dict[str, Any]] = (await self._call("GET", "events", **where))["events"]
+        return events
+
+    async def add_webhook(self, url: str, secrets: list[str], **details: Any) -> str:
+        """The new endpoint's id; details are enabled_events (names or globs), api_version, account, livemode."""
+        added = await self._call("POST", "webhooks", url=url, secrets=secrets, **details)
+        return str(added["endpoint_id"])
+
+    async def change_webhook(self, endpoint_id: str, **changes: Any) -> None:
+        """Such as `secrets`: both, while one is being rolled."""
+        await self._call("POST", "webhooks", endpoint=endpoint_id, **changes)
+
+    async def remove_webhook(self, endpoint_id: str) -> None:
+        await self._call("DELETE", "webhooks", endpoint=endpoint_id)
+
+    async def webhooks(self) -> list[dict[str, Any]]:
+        """The endpoints, without their secrets."""
+        endpoints: list[dict[str, Any]] = (await self._call("GET", "webhooks"))["webhooks"]
+        return endpoints
+
+    async def deliveries(self) -> list[dict[str, Any]]:
+        """Each attempt to deliver an event, oldest first: event, type, object, endpoint, number, at, status."""
+        attempts: list[dict[str, Any]] = (await self._call("GET", "deliveries"))["deliveries"]
+        return attempts
+
+    async def wait_for_deliveries(self, *, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Wait until each event has been taken or given up by each endpoint. Raises TimeoutError."""
+        stats = await self._call("POST", "deliveries/settled", timeout_s=timeout_s)
+        if stats["outstanding"]:
+            raise TimeoutError(f"{stats['outstanding']} deliveries are outstanding after {timeout_s} s")
+        return stats
+
+    async def resend_event(self, event_id: str, *, endpoint_id: str | None = None) -> None:
+        """To one endpoint or all, once more."""
+        where = {} if endpoint_id is None else {"endpoint": endpoint_id}
+        await self._call("POST", "deliveries/resend", event=event_id, **where)
 
     async def reset(self) -> None:
         await self._call("POST", "reset")

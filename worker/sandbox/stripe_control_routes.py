@@ -10,15 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.sandbox.stripe_core import SandboxCore, Settings
+from worker.sandbox.stripe_core import SandboxCore
+from worker.sandbox.stripe_deeds import act as act_on
 from worker.sandbox.stripe_record import FILTERS
 from worker.sandbox.stripe_store import Kept
+from worker.sandbox.stripe_webhook_routes import MAX_WAIT_S, WEBHOOK_ROUTES, Given, Route, nothing_else
 
 PAGE = 1000
-MAX_WAIT_S = 60.0
-
-Given = dict[str, Any]
-Route = Callable[[SandboxCore, Given], Awaitable[Any]]
 
 
 def add_control_routes(app: web.Application, sandbox: SandboxCore) -> None:
@@ -52,20 +50,31 @@ async def show_intents(core: SandboxCore, given: Given) -> Any:
     """All intents of all accounts, oldest first, or those of one `order_id`; `skip` and `limit` page."""
     skip, limit = int(given.pop("skip", 0)), int(given.pop("limit", PAGE))
     order_id = given.pop("order_id", None)
-    _nothing_else(given)
+    nothing_else(given)
     store = core.world.store
     kept = list(store.everything()) if order_id is None else store.of_order(order_id)
     return {"intents": [_shown(one) for one in kept[skip : skip + limit]], "total": len(kept)}
 
 
+async def show_objects(core: SandboxCore, given: Given) -> Any:
+    """All of one `resource` (charges, refunds, disputes, balance_transactions), of one `intent` if named."""
+    resource, intent_id = given.pop("resource"), given.pop("intent", None)
+    nothing_else(given)
+    if resource not in core.world.objects:
+        raise ValueError(f"unknown resource {resource}: there are {', '.join(core.world.objects)}")
+    objects = core.world.objects[resource]
+    kept = objects.everything() if intent_id is None else objects.of_intent(intent_id)
+    return {"objects": [_shown(one) for one in kept]}
+
+
 async def show_stats(core: SandboxCore, given: Given) -> Any:
     per_order = given.pop("per_order", "false") == "true"
-    _nothing_else(given)
+    nothing_else(given)
     return core.stats(per_order=per_order)
 
 
 async def show_faults(core: SandboxCore, given: Given) -> Any:
-    _nothing_else(given)
+    nothing_else(given)
     return {"faults": [fault.describe() for fault in core.world.faults.faults]}
 
 
@@ -77,7 +86,7 @@ async def add_faults(core: SandboxCore, given: Given) -> Any:
 
 async def clear_faults(core: SandboxCore, given: Given) -> Any:
     """Forget the plan and let go what hangs."""
-    _nothing_else(given)
+    nothing_else(given)
     core.world.faults.clear()
     core.release()
     return {}
@@ -85,32 +94,29 @@ async def clear_faults(core: SandboxCore, given: Given) -> Any:
 
 async def release(core: SandboxCore, given: Given) -> Any:
     """Let go what hangs; the plan stays."""
-    _nothing_else(given)
+    nothing_else(given)
     core.release()
     return {}
 
 
 async def move_clock(core: SandboxCore, given: Given) -> Any:
     seconds = float(given.pop("advance_s"))
-    _nothing_else(given)
+    nothing_else(given)
     return {"now": core.world.clock.advance(seconds)}
 
 
 async def change_settings(core: SandboxCore, given: Given) -> Any:
-    return _public(core.change_settings(**given))
+    return core.change_settings(**given).public()
 
 
 async def act(core: SandboxCore, given: Given) -> Any:
-    """What the customer or the bank does: `{"intent": "pi_…", "deed": "authenticate"}`."""
-    intent_id, deed = given.pop("intent"), given.pop("deed")
-    _nothing_else(given)
-    core.world.intents.act(intent_id, deed)
-    kept = core.world.store.find(intent_id)
-    return _shown(kept) if kept is not None else {}
+    """What the customer or the bank does: `{"object": "pi_…", "deed": "authenticate"}`, and details of the deed."""
+    object_id, deed = given.pop("object"), given.pop("deed")
+    return _without_secret(act_on(core.world, object_id, deed, **given))
 
 
 async def reset(core: SandboxCore, given: Given) -> Any:
-    _nothing_else(given)
+    nothing_else(given)
     core.reset()
     return {}
 
@@ -118,6 +124,7 @@ async def reset(core: SandboxCore, given: Given) -> Any:
 ROUTES: dict[tuple[str, str], Route] = {
     ("GET", "record"): show_record,
     ("GET", "intents"): show_intents,
+    ("GET", "objects"): show_objects,
     ("GET", "stats"): show_stats,
     ("GET", "faults"): show_faults,
     ("POST", "faults"): add_faults,
@@ -127,6 +134,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "settings"): change_settings,
     ("POST", "act"): act,
     ("POST", "reset"): reset,
+    **WEBHOOK_ROUTES,
 }
 
 
@@ -151,23 +159,9 @@ async def _body(request: web.Request) -> Given:
     return given
 
 
-def _nothing_else(given: Given) -> None:
-    if given:
-        raise ValueError(f"unknown arguments {sorted(given)}")
-
-
 def _shown(kept: Kept) -> dict[str, Any]:
-    intent: dict[str, Any] = json.loads(kept.body)
-    del intent["client_secret"]
-    return {**intent, "account": kept.scope.account}
+    return {**_without_secret(json.loads(kept.body)), "account": kept.scope.account}
 
 
-def _public(settings: Settings) -> dict[str, Any]:
-    return {
-        "latency_s": settings.latency_s,
-        "rate_limit": settings.rate_limit,
-        "key_life_s": settings.key_life_s,
-        "search_lag_s": settings.search_lag_s,
-        "revoked_keys": len(settings.revoked_keys),
-        "restricted_keys": len(settings.restricted_keys),
-    }
+def _without_secret(shown: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in shown.items() if name != "client_secret"}

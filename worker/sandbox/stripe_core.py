@@ -8,85 +8,47 @@ Source: https://docs.stripe.com/error-low-level, which puts limiters and validat
 
 import asyncio
 import contextlib
-import json
-from dataclasses import dataclass, field, fields, replace
 from random import Random
 from typing import Any
 
-from worker.sandbox.stripe_attempt import charge_of
 from worker.sandbox.stripe_errors import ApiError, server_error, unrecognized_url
-from worker.sandbox.stripe_faults import DELAY, Fault, FaultPlan, Seen
+from worker.sandbox.stripe_expand import expanded
+from worker.sandbox.stripe_faults import DELAY, Fault, Seen
 from worker.sandbox.stripe_gate import Keys, RateLimiter
-from worker.sandbox.stripe_idempotency import KEY_LIFE_S, Answer, IdempotencyKeys
-from worker.sandbox.stripe_intents import PaymentIntents
+from worker.sandbox.stripe_idempotency import Answer
+from worker.sandbox.stripe_operations import operate
 from worker.sandbox.stripe_params import Params, check
-from worker.sandbox.stripe_queries import list_intents, search_intents
-from worker.sandbox.stripe_record import RING, Record, Row
+from worker.sandbox.stripe_post import Post
+from worker.sandbox.stripe_record import RING, Row
 from worker.sandbox.stripe_request import Call
-from worker.sandbox.stripe_store import IntentStore, SandboxClock, Scope, as_json
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What may be changed while it runs. Times in seconds of the sandbox clock, except latency: real seconds."""
-
-    latency_s: tuple[float, float] = (0.0, 0.0)
-    rate_limit: float = 0.0  # requests a second per endpoint; 0 is none, Stripe's default is 25
-    key_life_s: float = KEY_LIFE_S
-    search_lag_s: float = 0.0
-    revoked_keys: frozenset[str] = frozenset()
-    restricted_keys: dict[str, list[str]] = field(default_factory=dict)
-
-    def changed(self, given: dict[str, Any]) -> "Settings":
-        """Raises ValueError for an unknown name or a value of no use."""
-        known = {item.name for item in fields(self)}
-        if not given.keys() <= known:
-            raise ValueError(f"unknown settings {sorted(given.keys() - known)}: there are {sorted(known)}")
-        new = dict(given)
-        if "latency_s" in new:
-            latency = new["latency_s"]
-            low, high = latency if isinstance(latency, list | tuple) else (latency, latency)
-            new["latency_s"] = (float(low), float(high))
-            if not 0 <= float(low) <= float(high):
-                raise ValueError("latency_s is a number of seconds, or a range [from, to]")
-        for name in ("rate_limit", "key_life_s", "search_lag_s"):
-            if name in new and not (isinstance(new[name], int | float) and new[name] >= 0):
-                raise ValueError(f"{name} must be a number not below 0")
-        if "revoked_keys" in new:
-            new["revoked_keys"] = frozenset(new["revoked_keys"])
-        return replace(self, **new)
-
-
-class World:
-    """All that a reset throws away. A request in flight across a reset ends in the world it began in."""
-
-    def __init__(self, ring: int) -> None:
-        self.clock = SandboxClock()
-        self.store = IntentStore(self.clock)
-        self.intents = PaymentIntents(self.store, self.clock)
-        self.keys = IdempotencyKeys(self.clock.now)
-        self.record = Record(ring)
-        self.faults = FaultPlan()
+from worker.sandbox.stripe_settings import Settings
+from worker.sandbox.stripe_store import Scope
+from worker.sandbox.stripe_world import World
 
 
 class SandboxCore:
-    """`ring` is how many rows of the record are kept; `seed` makes the spread of latencies repeatable."""
+    """`ring` is how many rows of the record are kept; `seed` makes latencies and troubled webhooks repeatable."""
 
     def __init__(self, *, seed: int = 0, ring: int = RING, **settings: Any) -> None:
         self._ring = ring
         self._seed = seed
         self._initial = Settings().changed(settings)
         self._released = asyncio.Event()
-        self.reset()
+        self.post = Post()
+        self._begin()
 
     def reset(self) -> None:
         """As if started anew, with the settings it was started with; hanging connections are let go."""
-        self.world = World(self._ring)
+        self.world.close()
+        self._begin()
+        self.release()
+
+    def _begin(self) -> None:
+        self.world = World(ring=self._ring, seed=self._seed, post=self.post)
         self._dice = Random(self._seed)  # noqa: S311 - repeatable latencies, not a secret
         self._limiter = RateLimiter()
         self.settings = self._initial
         self._take_up()
-        self.release()
 
     def change_settings(self, **given: Any) -> Settings:
         """Raises ValueError; nothing is changed then."""
@@ -100,11 +62,8 @@ class SandboxCore:
         self._released = asyncio.Event()
 
     def seen(self, call: Call) -> Seen:
-        """What faults match on: an operation on an intent carries the order of that intent."""
-        order_id = call.order_id
-        if order_id is None and call.intent_id is not None:
-            kept = self.world.store.find(call.intent_id)
-            order_id = kept.order_id if kept is not None else None
+        """What faults match on: an operation on an intent, or what belongs to one, carries the order of that intent."""
+        order_id = call.order_id or self.world.order_of(call.about)
         return Seen(call.method, call.path, call.idempotency_key, order_id)
 
     async def answer(self, call: Call, seen: Seen, row: Row, fault: Fault | None) -> Answer:
@@ -129,7 +88,8 @@ class SandboxCore:
         at_work = world.faults.at_work(seen)
         if at_work is not None:
             row.fault = at_work.kind
-        answer = self._execute(world, scope, call, params, at_work)
+        with world.events.caused_by(row.request_id, key):
+            answer = self._execute(world, scope, call, params, at_work)
         if entry is not None:
             entry.answer = answer
         return answer
@@ -150,6 +110,9 @@ class SandboxCore:
             "intents_by_status": {status: count for status, count in world.store.by_status.items() if count},
             "orders": len(orders),
             "orders_with_several_intents": {order: count for order, count in orders.items() if count > 1},
+            **{resource: len(objects) for resource, objects in world.objects.items()},
+            "events": len(world.events),
+            "webhooks": world.webhooks.stats(),
         }
         if per_order:
             shown["intents_by_order"] = orders
@@ -160,7 +123,7 @@ class SandboxCore:
         self._keys = Keys(settings.revoked_keys, settings.restricted_keys)
         if self._limiter.per_second != settings.rate_limit:
             self._limiter.refill(settings.rate_limit)
-        self.world.keys.life_s = settings.key_life_s
+        self.world.take_up(settings)
 
     def _admit(self, call: Call, row: Row) -> Scope:
         """Past key, route and rate limit. Raises ApiError."""
@@ -187,7 +150,7 @@ class SandboxCore:
         object_id = None
         try:
             if fault is None or fault.with_object:
-                object_id, body = self._operate(world, scope, call, params)
+                object_id, body = operate(world, self.settings, scope, call, params)
         except ApiError as error:
             if fault is None:
                 return _answer_of(error)
@@ -195,29 +158,8 @@ class SandboxCore:
         if fault is not None:
             return _answer_of(server_error())._replace(object_id=object_id)
         if "expand" in params:
-            body = _with_charges(json.loads(body))
+            body = expanded(body, params["expand"], world.body_of)
         return Answer(200, body, None, object_id)
-
-    def _operate(self, world: World, scope: Scope, call: Call, params: Params) -> tuple[str | None, bytes]:
-        """The endpoint itself. Raises ApiError."""
-        if call.operation == "list":
-            return None, list_intents(world.store, scope, params)
-        if call.operation == "search":
-            lag_s = self.settings.search_lag_s
-            return None, search_intents(world.store, world.clock, scope, params, lag_s=lag_s)
-        intents = world.intents
-        if call.operation == "create":
-            return intents.create(scope, params)
-        intent_id = call.intent_id or ""
-        if call.operation == "retrieve":
-            return intents.retrieve(scope, intent_id)
-        change = {
-            "update": intents.update,
-            "confirm": intents.confirm,
-            "capture": intents.capture,
-            "cancel": intents.cancel,
-        }[call.operation or ""]
-        return change(scope, intent_id, params)
 
 
 def _checked(call: Call) -> Params:
@@ -234,10 +176,3 @@ def _answer_of(error: ApiError) -> Answer:
 def _intent_in(error: ApiError) -> str | None:
     intent = error.error.get("payment_intent")
     return intent["id"] if intent is not None else None
-
-
-def _with_charges(answer: dict[str, Any]) -> bytes:
-    """https://docs.stripe.com/api/expanding_objects, for the one property that can be expanded here."""
-    for intent in answer.get("data", [answer]):
-        intent["latest_charge"] = charge_of(intent)
-    return as_json(answer)

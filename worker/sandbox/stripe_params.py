@@ -2,8 +2,8 @@
 
 An error raised here means that no endpoint began to execute, so the idempotency layer does not keep it
 (https://docs.stripe.com/api/idempotent_requests). Names per operation are those of stripe-python 16.1.0
-(`stripe/params/_payment_intent_*_params.py`); nested groups are checked where they are small and closed, and
-taken as they come elsewhere.
+(`stripe/params/_payment_intent_*_params.py` and its neighbours); nested groups are checked where they are small and
+closed, and taken as they come elsewhere.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 
 from worker.sandbox import stripe_read_param as read
 from worker.sandbox.stripe_errors import ApiError, invalid
+from worker.sandbox.stripe_expand import check_expand
 from worker.sandbox.stripe_money import check_unit
 
 Params = dict[str, Any]
@@ -62,6 +63,15 @@ _CONFIRMATION: Readers = {
     "return_url": read.url,
     "use_stripe_sdk": read.boolean,
 }
+_PAGES: Readers = {
+    "created": read.created,
+    "ending_before": read.identifier,
+    "expand": read.text_list,
+    "limit": read.page_size,
+    "starting_after": read.identifier,
+}
+_OF_PAYMENT: Readers = {"charge": read.identifier, "payment_intent": read.identifier}
+_RETRIEVE: Readers = {"expand": read.text_list}
 READERS: dict[str, Readers] = {
     "create": {
         **_SHARED,
@@ -86,16 +96,31 @@ READERS: dict[str, Readers] = {
     },
     "cancel": {"cancellation_reason": read.choice(*CANCELLATION_REASONS), "expand": read.text_list},
     "retrieve": {"client_secret": read.text, "expand": read.text_list},
-    "list": {
-        "created": read.created,
-        "customer": read.customer,
-        "customer_account": read.identifier,
-        "ending_before": read.identifier,
-        "expand": read.text_list,
-        "limit": read.page_size,
-        "starting_after": read.identifier,
-    },
+    "list": {**_PAGES, "customer": read.customer, "customer_account": read.identifier},
     "search": {"expand": read.text_list, "limit": read.page_size, "page": read.text, "query": read.text},
+    "charges.retrieve": _RETRIEVE,
+    "charges.list": {**_PAGES, "payment_intent": read.identifier},
+    "refunds.create": {
+        **_OF_PAYMENT,
+        "amount": read.positive,
+        "currency": read.currency,
+        "customer": read.customer,
+        "expand": read.text_list,
+        "instructions_email": read.email,
+        "metadata": read.metadata,
+        "origin": read.choice("customer_balance"),
+        "reason": read.choice("duplicate", "fraudulent", "requested_by_customer"),
+        "refund_application_fee": read.boolean,
+        "reverse_transfer": read.boolean,
+    },
+    "refunds.update": {"expand": read.text_list, "metadata": read.metadata},
+    "refunds.retrieve": _RETRIEVE,
+    "refunds.list": {**_PAGES, **_OF_PAYMENT},
+    "disputes.retrieve": _RETRIEVE,
+    "disputes.list": {**_PAGES, **_OF_PAYMENT},
+    "balance_transactions.retrieve": _RETRIEVE,
+    "events.retrieve": _RETRIEVE,
+    "events.list": {**_PAGES, "delivery_success": read.boolean, "type": read.text, "types": read.text_list},
 }
 REQUIRED = {"create": ("amount", "currency"), "search": ("query",)}
 # An empty string unsets these on update (the SDK types them `Literal['']|…`); elsewhere empty is an error.
@@ -131,11 +156,21 @@ def check(operation: str, raw: dict[str, Any]) -> Params:
             raise invalid(f"Missing required param: {name}.", code="parameter_missing", param=name)
     if operation == "create":
         _check_create(params)
-    expandable = "data.latest_charge" if operation in {"list", "search"} else "latest_charge"
-    for path in params.get("expand", ()):
-        if path != expandable:
-            raise invalid(f"This property cannot be expanded in the sandbox: {path}.", param="expand")
+    elif operation == "refunds.create":
+        _check_refund(params)
+    check_expand(operation, params.get("expand", ()))
     return params
+
+
+def merged_metadata(before: dict[str, str], params: Params) -> dict[str, str]:
+    """Metadata merges: an empty value removes its key, an empty set all of them. Raises ApiError past the limit."""
+    given: Any = params.get("metadata", ())
+    if given == ():
+        return before
+    merged = {key: value for key, value in (before | given).items() if value != ""} if given else {}
+    if len(merged) > read.MAX_METADATA_PAIRS:
+        raise invalid(f"Metadata can have up to {read.MAX_METADATA_PAIRS} keys.", param="metadata")
+    return merged
 
 
 def needs_return_url(intent: dict[str, Any], params: Params) -> ApiError | None:
@@ -181,6 +216,16 @@ def _unset(operation: str, name: str) -> Any:
         code="parameter_invalid_empty",
         param=name,
     )
+
+
+def _check_refund(params: Params) -> None:
+    named = [name for name in ("charge", "payment_intent") if name in params]
+    if not named:
+        message = "One of the following params should be provided for this request: payment_intent or charge."
+        raise invalid(message, code="parameter_missing")
+    if len(named) > 1:
+        message = "You may only specify one of these parameters: charge, payment_intent."
+        raise invalid(message, code="parameters_exclusive", param="charge")
 
 
 def _check_create(params: Params) -> None:

@@ -5,8 +5,9 @@ No row holds an API key, a client_secret or a body.
 """
 
 import asyncio
+import secrets
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 RING = 20_000
@@ -30,6 +31,7 @@ class Row:
     replayed: bool = False
     object_id: str | None = None
     outcome: str = "open"
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(7)}")
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in COLUMNS}

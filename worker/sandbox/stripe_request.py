@@ -7,10 +7,21 @@ from typing import Any
 from worker.sandbox.stripe_errors import ApiError, invalid
 from worker.sandbox.stripe_form import FormError, Pairs, nest, read_pairs
 
-COLLECTION = "/v1/payment_intents"
 API_VERSION = "2026-10-28.endive"  # the one stripe-python 16.1.0 pins
 
 _ACTIONS = frozenset({"confirm", "capture", "cancel"})
+# Operations by method, on a collection and on one of its objects. Those of PaymentIntents have plain names.
+_RESOURCES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "payment_intents": ({"POST": "create", "GET": "list"}, {"POST": "update", "GET": "retrieve"}),
+    "refunds": (
+        {"POST": "refunds.create", "GET": "refunds.list"},
+        {"POST": "refunds.update", "GET": "refunds.retrieve"},
+    ),
+    "charges": ({"GET": "charges.list"}, {"GET": "charges.retrieve"}),
+    "disputes": ({"GET": "disputes.list"}, {"GET": "disputes.retrieve"}),
+    "events": ({"GET": "events.list"}, {"GET": "events.retrieve"}),
+    "balance_transactions": ({}, {"GET": "balance_transactions.retrieve"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +32,7 @@ class Call:
     path: str
     operation: str | None
     endpoint: str
-    intent_id: str | None
+    object_id: str | None
     idempotency_key: str | None
     version: str
     headers: Mapping[str, str]
@@ -35,10 +46,16 @@ class Call:
         order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
         return order_id if isinstance(order_id, str) else None
 
+    @property
+    def about(self) -> str | None:
+        """The object it works on: the one in the path, or the payment that a refund or a list names."""
+        named = (self.object_id, self.raw.get("payment_intent"), self.raw.get("charge"))
+        return next((name for name in named if isinstance(name, str)), None)
+
 
 def read_call(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Call:
     """Never raises: whatever arrives must be recorded and answered."""
-    operation, endpoint, intent_id = _route(method, path)
+    operation, endpoint, object_id = _route(method, path)
     pairs: Pairs = []
     raw: dict[str, Any] = {}
     unreadable = None
@@ -54,7 +71,7 @@ def read_call(method: str, path: str, query: str, headers: Mapping[str, str], bo
         path,
         operation,
         endpoint,
-        intent_id,
+        object_id,
         # Only POST has idempotency keys; elsewhere the header is without effect.
         (headers.get("Idempotency-Key") or None) if method == "POST" else None,
         headers.get("Stripe-Version", API_VERSION),
@@ -67,16 +84,18 @@ def read_call(method: str, path: str, query: str, headers: Mapping[str, str], bo
 
 def _route(method: str, path: str) -> tuple[str | None, str, str | None]:
     """Operation, endpoint (ids share one) and the id in the path."""
-    if path == COLLECTION:
-        return {"POST": "create", "GET": "list"}.get(method), f"{method} {COLLECTION}", None
-    head, _, rest = path.partition(COLLECTION + "/")
-    intent_id, _, action = rest.partition("/")
-    if head or not intent_id:
-        return None, f"{method} {path}", None
-    if method == "GET" and rest == "search":
-        return "search", f"GET {COLLECTION}/search", None
-    if not action and not rest.endswith("/"):
-        return {"POST": "update", "GET": "retrieve"}.get(method), f"{method} {COLLECTION}/:id", intent_id
-    if method == "POST" and action in _ACTIONS:
-        return action, f"POST {COLLECTION}/:id/{action}", intent_id
-    return None, f"{method} {path}", None
+    operation: str | None = None
+    object_id: str | None = None
+    pattern = path
+    match path.split("/"):
+        case ["", "v1", "payment_intents", "search"] if method == "GET":
+            operation = "search"
+        case ["", "v1", resource] if resource in _RESOURCES:
+            operation = _RESOURCES[resource][0].get(method)
+        case ["", "v1", resource, named] if resource in _RESOURCES and named:
+            operation, object_id = _RESOURCES[resource][1].get(method), named
+            pattern = f"/v1/{resource}/:id"
+        case ["", "v1", "payment_intents", named, action] if method == "POST" and named and action in _ACTIONS:
+            operation, object_id = action, named
+            pattern = f"/v1/payment_intents/:id/{action}"
+    return operation, f"{method} {pattern}", object_id

@@ -3,13 +3,12 @@
 A second implementation, written from Stripe's documentation and sharing no code with the worker; each `stripe_*.py`
 beside this one states which facts of the real thing it keeps.
 
-Left out: charges, refunds, disputes, events, webhooks, customers and payment methods as endpoints; multicapture,
-`confirmation_method=manual`, and expansion of anything but `latest_charge`.
+Left out: customers, payment methods and webhook endpoints as endpoints of the API; charges without a PaymentIntent,
+evidence against disputes, multicapture, and `confirmation_method=manual`.
 """
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -39,9 +38,7 @@ REFUSALS: dict[str, Callable[[], ApiError]] = {
 
 
 class StripeSandbox(SandboxCore):
-    """The whole sandbox. Options: `seed`, `ring`, and the settings: `latency_s` (seconds, or a range), `rate_limit`,
-    `key_life_s`, `search_lag_s`, `revoked_keys`, `restricted_keys`.
-    """
+    """The whole sandbox. Options: `seed`, `ring`, and any of `stripe_settings.Settings`."""
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -52,6 +49,8 @@ class StripeSandbox(SandboxCore):
 
     async def _on_shutdown(self, app: web.Application) -> None:  # noqa: ARG002 - aiohttp's signature
         self.release()
+        self.world.close()
+        await self.post.close()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -181,7 +180,7 @@ async def _listening(sandbox: StripeSandbox, host: str, port: int) -> AsyncItera
 def _headers(call: Call, row: Row, answer: Answer) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
-        "Request-Id": f"req_{secrets.token_hex(7)}",
+        "Request-Id": row.request_id,
     }
     # What is not ASCII may be no UTF-8 either, which no header can carry back.
     if call.version.isascii():
