@@ -15,11 +15,14 @@ from typing import Final
 
 import structlog
 
+from schemas import COMMAND_TYPES
 from worker.admission import Admission
+from worker.apply_stripe_events import StripeEventApplier
 from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
 from worker.bus.subscription import subscribe
 from worker.bus.topology import BusNames
+from worker.carry_out_command import CommandDoer
 from worker.consume import Consumer
 from worker.decide_payment import PaymentDecider
 from worker.errors import LedgerUnavailable
@@ -31,6 +34,8 @@ from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate, require_head
 from worker.process_order import OrderProcessor
 from worker.publish_events import EventRelay
+from worker.receive_webhooks import WebhookReceiver
+from worker.reconcile import Reconciler
 from worker.reply_to_order import Replies
 from worker.resolve_unknown import Resolver
 from worker.retry_policy import RUNGS_S
@@ -38,6 +43,7 @@ from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
 from worker.surroundings import Surroundings
 from worker.telemetry import Metrics
+from worker.watch_authorizations import AuthorizationWatch
 
 log: Final = structlog.get_logger()
 
@@ -65,6 +71,7 @@ def bus_names(settings: Settings) -> BusNames:
         dead_letters_queue=settings.dead_letters_queue,
         payments_exchange=settings.payments_exchange,
         retry_delays_s=RUNGS_S,
+        command_routing_keys=tuple(sorted(COMMAND_TYPES)),
     )
 
 
@@ -112,6 +119,14 @@ async def run_worker(settings: Settings) -> None:
             event_source=settings.event_source,
             clock=now_utc,
         )
+        commands = CommandDoer(
+            ledger=ledger,
+            gateway=gateway,
+            relay=relay,
+            key_horizon_s=settings.stripe_key_horizon,
+            event_source=settings.event_source,
+            clock=now_utc,
+        )
         processor = OrderProcessor(
             ledger=ledger,
             gateway=gateway,
@@ -120,6 +135,7 @@ async def run_worker(settings: Settings) -> None:
             outgoing=outgoing,
             relay=relay,
             replies=Replies(gateway=gateway, outgoing=outgoing),
+            commands=commands,
             clock=now_utc,
         )
         resolver = Resolver(
@@ -138,6 +154,29 @@ async def run_worker(settings: Settings) -> None:
             worker_id=worker_id,
             key_horizon_s=settings.stripe_key_horizon,
             metrics=metrics,
+            clock=now_utc,
+        )
+        applier = StripeEventApplier(
+            ledger=ledger,
+            gateway=gateway,
+            relay=relay,
+            metrics=metrics,
+            event_source=settings.event_source,
+            clock=now_utc,
+        )
+        authorizations = AuthorizationWatch(
+            ledger=ledger, relay=relay, event_source=settings.event_source, clock=now_utc
+        )
+        reconciler = Reconciler(
+            ledger=ledger, gateway=gateway, relay=relay, event_source=settings.event_source, clock=now_utc
+        )
+        webhooks = WebhookReceiver(
+            ledger=ledger,
+            secrets=settings.webhook_secrets,
+            tolerance_s=settings.webhook_tolerance,
+            livemode=settings.livemode,
+            metrics=metrics,
+            received=applier.wake,
             clock=now_utc,
         )
         consumer = Consumer(
@@ -177,6 +216,7 @@ async def run_worker(settings: Settings) -> None:
                 why_not_ready=partial(_why_not_ready, consumer, surroundings, admission),
                 concerns=intake.concerns,
                 metrics=metrics,
+                more=webhooks.routes(),
             )
         )
         log.info("worker.started", http=address, livemode=settings.livemode, ledger=ledger.address)
@@ -185,6 +225,10 @@ async def run_worker(settings: Settings) -> None:
             relay.run(),
             resolver.run(),
             intake.run(),
+            applier.run(),
+            authorizations.run(),
+            commands.watch(after_s=settings.resolve_after),
+            *([reconciler.watch(every_s=settings.reconcile_every)] if settings.reconcile_every else []),
             surroundings.watch(every_s=settings.claim_ttl / 4),
         )
         with contextlib.suppress(LedgerUnavailable, TimeoutError):

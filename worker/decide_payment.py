@@ -13,7 +13,7 @@ stands between two ledger transactions, never inside one. What a SIGKILL leaves 
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, assert_never
@@ -35,7 +35,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
-from worker.ledger import moves
+from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
 from worker.payment import (
     CREATE_INTENT,
@@ -134,7 +134,7 @@ class PaymentDecider:
         events = await self._ledger.run(moves.events_of, order_id)
         if payment is None or not events:
             raise CallTransient("the payment is not decided yet", reason="busy")
-        return Decided(payment, events[-1])
+        return Decided(payment, events[0])
 
     async def _claim_call(
         self, payment: Payment, params: Mapping[str, Any], hold: Hold, *, anew: bool
@@ -161,6 +161,11 @@ class PaymentDecider:
                     return operation
                 case moves.Ended():
                     return None
+                case moves.CanceledBefore():
+                    with suppress(StaleMove):
+                        await self._cancel_unasked(payment)
+                        return None
+                    await asyncio.sleep(BUSY_LOOK_S)
                 case moves.OtherMode():
                     raise ModeMismatch(f"{payment.order_id} was asked for in Stripe's other mode")
                 case moves.Busy():
@@ -169,6 +174,16 @@ class PaymentDecider:
                 case _:
                     assert_never(started)
         raise CallTransient("another delivery of this order has been asking for long", reason="busy")
+
+    async def _cancel_unasked(self, payment: Payment) -> None:
+        event = await self._ledger.run(
+            requests.cancel_unasked,
+            payment.order_id,
+            livemode=self._gateway.livemode,
+            source=self._event_source,
+            now=self._clock(),
+        )
+        log.info("payment.canceled_before", event_id=event.event_id)
 
     async def _under_claim(self, payment: Payment, operation: Operation, hold: Hold) -> Decided | None:
         """The outcome; None where this attempt is proven to have come to nothing, and the next may start."""

@@ -72,6 +72,10 @@ class ModeMismatch(WorkerError):
     """The order's call was made in Stripe's other mode, where our key would be taken for a new one."""
 
 
+class RightMissing(WorkerError):
+    """Our key may not do what a command asks for; it may well do what orders need."""
+
+
 class ParametersRefused(WorkerError):
     """Parameters that the SDK's own types do not allow: never sent. The text names them."""
 

@@ -1,6 +1,6 @@
 """Health over HTTP: /livez (the process turns), /readyz (it works, or why not), /metrics (Prometheus)."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -18,11 +18,12 @@ async def serve_health(
     why_not_ready: Callable[[], Awaitable[Mapping[str, str]]],
     concerns: Callable[[], Mapping[str, str]],
     metrics: Metrics,
+    more: Sequence[web.RouteDef] = (),
 ) -> AsyncIterator[str]:
     """Serves while the block lasts; yields the base address.
 
     why_not_ready: {part: reason}, empty when all is well. concerns: the same of what needs a person while orders are
-    taken all the same. Raises ConfigurationError where the port is taken.
+    taken all the same. more: other routes. Raises ConfigurationError where the port is taken.
     """
 
     async def livez(_: web.Request) -> web.Response:
@@ -37,8 +38,9 @@ async def serve_health(
         return web.Response(body=generate_latest(metrics.registry), content_type="text/plain", charset="utf-8")
 
     app = web.Application()
-    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", figures)])
-    runner = web.AppRunner(app, access_log=None)
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", figures), *more])
+    # Nothing packed is taken, so that nothing is unpacked: a few bytes may become a gigabyte.
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from schemas import AmqpProperties, OrderCreatedData, to_major
+from schemas import AmqpProperties, Command, OrderCancelledData, OrderCreatedData, to_major
 from worker.payment import Operation, OperationState, Payment, conflict_with, dead_letter_id, intent_params
 
 
@@ -145,6 +145,21 @@ def judge(
     return _judge_call(order, operation, key_horizon_s=key_horizon_s, now=now)
 
 
+def judge_command(command: Command | str, payment: Payment | None, *, livemode: bool | None) -> Verdict:
+    """What a replay of a command's letter would do. command: as read from it, or why it cannot be read."""
+    if isinstance(command, str):
+        return Verdict(VerdictKind.BLOCKED, f"it would be refused again: {command}; discard it, and send a right one")
+    if payment is None and isinstance(command, OrderCancelledData):
+        return Verdict(VerdictKind.SAFE, "its order is not known: it is remembered until it comes")
+    if payment is None:
+        return Verdict(VerdictKind.BLOCKED, f"no payment of order {command.order_id} is known")
+    if livemode is not None and payment.livemode not in (None, livemode):
+        return Verdict(VerdictKind.BLOCKED, "its payment is of Stripe's other mode")
+    return Verdict(
+        VerdictKind.LOOK_FIRST, "Stripe is asked how the payment stands; what was done under its request id counts"
+    )
+
+
 def _why_blocked(
     order: OrderCreatedData,
     payment: Payment | None,
@@ -163,6 +178,10 @@ def _why_blocked(
     if conflict := conflict_with(payment, order):
         told = "; ".join(f"{name} was {was}, here {now_is}" for name, (was, now_is) in conflict.items())
         return f"the order id is taken by another agreement: {told}"
+    if payment.status == "canceled":
+        return (
+            f"its payment is canceled ({payment.payment_id or 'before it was asked for'}): nobody can pay it any more"
+        )
     modes = {payment.livemode, operation.livemode if operation else None} - {None, livemode}
     if modes and livemode is not None:
         return f"its call was made in {'live' if True in modes else 'test'} mode, and this worker's key is of the other"

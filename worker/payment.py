@@ -27,7 +27,7 @@ class PaymentState(StrEnum):
 
     OPEN = "open"  # nothing is known of Stripe yet
     INTENT_CREATED = "intent_created"
-    FAILED = "failed"
+    FAILED = "failed"  # Stripe has said no, or a cancel came before it was asked
 
 
 class OperationState(StrEnum):

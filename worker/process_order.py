@@ -10,10 +10,11 @@ from typing import Final, assert_never
 
 import structlog
 
-from schemas import IncomingEvent, MessageError, OrderCreatedData
+from schemas import IncomingEvent, MessageError, OrderCreatedData, is_command
 from worker.admission import Admission
 from worker.bus.delivery import Delivery
 from worker.bus.outgoing import Outgoing
+from worker.carry_out_command import CommandDoer
 from worker.decide_payment import PaymentDecider
 from worker.errors import (
     AccountRefused,
@@ -26,16 +27,17 @@ from worker.errors import (
     LedgerUnavailable,
     ModeMismatch,
     ParametersRefused,
+    RightMissing,
     SeveralIntents,
     Stopping,
     StripeAway,
 )
-from worker.ledger import letters, moves
+from worker.ledger import letters, moves, requests
 from worker.ledger.ledger import Ledger
 from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
 from worker.payment import conflict_with, intent_params
 from worker.publish_events import EventRelay
-from worker.read_order import CardDataFound, order_id_of, read_order_message
+from worker.read_order import CardDataFound, order_id_of, read_command_message, read_order_message
 from worker.reply_to_order import Replies
 from worker.retry_policy import rung_after
 from worker.stripe_gateway import StripeGateway
@@ -63,6 +65,7 @@ class OrderProcessor:
         outgoing: Outgoing,
         relay: EventRelay,
         replies: Replies,
+        commands: CommandDoer,
         clock: Callable[[], datetime],
     ) -> None:
         self._ledger = ledger
@@ -72,6 +75,7 @@ class OrderProcessor:
         self._outgoing = outgoing
         self._relay = relay
         self._replies = replies
+        self._commands = commands
         self._clock = clock
 
     async def process(self, delivery: Delivery) -> Outcome:
@@ -89,6 +93,11 @@ class OrderProcessor:
         return outcome
 
     async def _carry_out(self, delivery: Delivery) -> None:
+        if is_command(delivery.body, delivery.properties):
+            command_event, command = read_command_message(delivery)
+            structlog.contextvars.bind_contextvars(order_id=command.order_id)
+            await self._commands.carry_out(command_event, command, delivery)
+            return
         event, order = await _read(delivery)
         structlog.contextvars.bind_contextvars(order_id=order.order_id)
         params = intent_params(order)
@@ -174,10 +183,12 @@ _DEAD_LETTERS: Final[dict[type[Exception], str]] = {
     MessageError: "bad_message",
     CardDataFound: "card_data",
     OrderConflict: "conflict",
+    requests.OtherRequest: "conflict",
     ParametersRefused: "bad_parameters",
     AnswerMismatch: "answer_mismatch",
     SeveralIntents: "several_intents",
     ModeMismatch: "mode_mismatch",
     AccountRefused: "account_refused",
+    RightMissing: "right_missing",
     LedgerRefused: "ledger_refused",
 }

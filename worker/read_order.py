@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Protocol
 
-from schemas import AmqpProperties, IncomingEvent, MessageError, OrderCreatedData, read_order_created, to_minor
+from schemas import (
+    AmqpProperties,
+    Command,
+    IncomingEvent,
+    MessageError,
+    OrderCreatedData,
+    is_command,
+    read_command,
+    read_order_created,
+    to_minor,
+)
 from schemas.envelope import MAX_BODY_BYTES
 from schemas.order_created import readable_order_id
 from schemas.strict_json import JsonError, decode_json
@@ -35,11 +45,22 @@ class CardDataFound(Exception):
 
 def read_order_message(delivery: Message) -> tuple[IncomingEvent, OrderCreatedData]:
     """The event and its order. Raises MessageError naming the fields, and CardDataFound naming the field."""
-    if delivery.unreadable:
-        raise MessageError(*(_clip(name, f"cannot be decoded: {why}") for name, why in delivery.unreadable.items()))
-    if len(delivery.body) <= MAX_BODY_BYTES:  # a larger one is refused below, unread
-        _refuse_card_data(delivery)
+    _refuse_unreadable(delivery)
     return read_order_created(delivery.body, delivery.properties)
+
+
+def read_command_message(delivery: Message) -> tuple[IncomingEvent, Command]:
+    """The event and its command. Raises as read_order_message."""
+    _refuse_unreadable(delivery)
+    return read_command(delivery.body, delivery.properties)
+
+
+def command_in(message: Message) -> Command | str:
+    """The command of a message that says it is one, or why it cannot be read."""
+    try:
+        return read_command_message(message)[1]
+    except (MessageError, CardDataFound) as error:
+        return str(error)
 
 
 def order_in(message: Message) -> OrderCreatedData | str:
@@ -65,6 +86,8 @@ def value_in(message: Message, order: OrderCreatedData | str) -> tuple[int | Non
     """Amount in minor units and currency of a message; where it was refused, as far as they are plain all the same."""
     if not isinstance(order, str):
         return order.amount_minor, order.currency
+    if is_command(message.body, message.properties):  # its currency is its payment's
+        return None, None
     data = data_of(message.body) or {}
     amount, currency = str(data.get("amount")), str(data.get("currency", "usd")).lower()
     if not _PLAIN_AMOUNT.fullmatch(amount):  # one with an exponent would be counted out digit by digit
@@ -85,6 +108,13 @@ def data_of(body: bytes) -> dict[str, Any] | None:
         return None
     data = value.get("data") if isinstance(value, dict) and "specversion" in value else value
     return data if isinstance(data, dict) else None
+
+
+def _refuse_unreadable(delivery: Message) -> None:
+    if delivery.unreadable:
+        raise MessageError(*(_clip(name, f"cannot be decoded: {why}") for name, why in delivery.unreadable.items()))
+    if len(delivery.body) <= MAX_BODY_BYTES:  # a larger one is refused by its reader, unread
+        _refuse_card_data(delivery)
 
 
 def _refuse_card_data(delivery: Message) -> None:

@@ -36,7 +36,7 @@ class Replies:
                 AccountRefused,
             ) as refused:  # the order is decided and told; only the answer has to do without
                 log.warning("reply.without_secret", error=str(refused))
-        has_failed = payment.state is PaymentState.FAILED
+        has_failed = payment.state is PaymentState.FAILED and payment.status != "canceled"
         await self._send(
             delivery,
             order_id=payment.order_id,

@@ -23,6 +23,13 @@ def _known_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _known_secrets(value: SecretStr) -> SecretStr:
+    told = [each.strip() for each in value.get_secret_value().split(",")]
+    if not all(re.fullmatch(r"whsec_[A-Za-z0-9+/=_-]{8,250}", each) for each in told):
+        raise ValueError("must be whsec_… as the endpoint's page shows it; several have commas between")
+    return value
+
+
 def _known_ledger(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0].partition("+")[0]
     if scheme not in ("sqlite", "postgresql", "postgres"):
@@ -69,6 +76,13 @@ class Settings(BaseModel):
         le=86_400,
         description="Seconds after its first use past which an idempotency key is no longer trusted.",
     )
+    stripe_webhook_secret: Annotated[SecretStr, AfterValidator(_known_secrets)] | None = Field(
+        default=None,
+        description="Of the webhook endpoint, whsec_…; several with commas between, while one is rolled.",
+    )
+    webhook_tolerance: float = Field(
+        default=300, gt=0, le=3600, description="Seconds that a webhook's time may lie behind or ahead of ours."
+    )
     stripe_timeout: float = Field(default=25, gt=0, le=80, description="Seconds one call to Stripe may take.")
     database_url: Annotated[SecretStr, AfterValidator(_known_ledger)] = Field(
         default=SecretStr("sqlite+aiosqlite:///./payments.db"),
@@ -101,6 +115,12 @@ class Settings(BaseModel):
         le=86_400,
         description="Seconds after which a call that nobody has come back for is settled in the background.",
     )
+    reconcile_every: float = Field(
+        default=900,
+        ge=0,
+        le=86_400,
+        description="Seconds between looks at Stripe for what its webhooks did not bring; 0: never by itself.",
+    )
     dead_letter_ceiling: float = Field(
         default=0.9,
         ge=0,
@@ -117,6 +137,12 @@ class Settings(BaseModel):
     retry_queue_prefix: Name = "payment-worker.retry"
     dead_letters_queue: Name = "payment-worker.dead-letters"
     payments_exchange: Name = "payments"
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Of the webhook endpoint; none where it is off."""
+        told = self.stripe_webhook_secret.get_secret_value() if self.stripe_webhook_secret else ""
+        return tuple(filter(None, (each.strip() for each in told.split(","))))
 
     @property
     def livemode(self) -> bool:
@@ -144,7 +170,9 @@ class Settings(BaseModel):
         return self.ledger_is_sqlite if self.migrate_at_start is None else self.migrate_at_start
 
 
-SECRETS: Final = frozenset(name.upper() for name in ("amqp_url", "stripe_api_key", "database_url"))
+SECRETS: Final = frozenset(
+    name.upper() for name in ("amqp_url", "stripe_api_key", "stripe_webhook_secret", "database_url")
+)
 SETTING_NAMES: Final = frozenset(name.upper() for name in Settings.model_fields) | {f"{name}_FILE" for name in SECRETS}
 
 

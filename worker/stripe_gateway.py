@@ -6,7 +6,10 @@ are off; AIOHTTPClient lets errors of the body's reading through raw; a 409 come
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, Final, Self
 
@@ -21,20 +24,30 @@ from worker.client_secret import ClientSecret
 from worker.errors import (
     AccountRefused,
     AnswerMismatch,
-    CallRefused,
-    CallSystemic,
-    CallTransient,
     CallUnknown,
     ParametersRefused,
     Refusal,
-    WorkerError,
+    RightMissing,
 )
-from worker.payment import Intent, Operation
+from worker.payment import Intent, Operation, Payment
+from worker.payment_life import Settlement
+from worker.stripe_errors import translate
+from worker.stripe_event import (
+    PAYMENT_INTENT,
+    ShownPayment,
+    StripeEvent,
+    read_stripe_event,
+    shown_intent,
+    shown_payment,
+    shown_refund,
+)
 
 # Frozen beside the parameters: an answer is read as this version spells it, whatever the account's default.
 API_VERSION: Final = "2026-10-28.endive"
 CONNECT_TIMEOUT_S: Final = 5
 LIST_PAGE: Final = 100
+# Calls that no order needs: a key without the right to them stops commands, and nothing else.
+OF_COMMANDS: Final = frozenset({"cancel", "capture", "refund", "list_refunds"})
 
 
 class StripeGateway:
@@ -151,6 +164,117 @@ class StripeGateway:
         found = [_read_intent(each) for each in page.data]
         return found, found[-1].payment_id if found and page.has_more else None
 
+    async def fetch_settlement(self, transaction_id: str, stripe_account: str | None) -> Settlement:
+        """Fee and net of a balance transaction. Raises the same errors as create_intent."""
+        answer = await self._ask(
+            "fetch_settlement",
+            lambda: self._client.v1.balance_transactions.retrieve_async(transaction_id, None, _on(stripe_account)),
+            stripe_account=stripe_account,
+        )
+        try:
+            rate = getattr(answer, "exchange_rate", None)
+            return Settlement(
+                balance_transaction_id=str(answer.id),
+                fee_minor=int(answer.fee),
+                net_minor=int(answer.net),
+                currency=str(answer.currency),
+                exchange_rate=None if rate is None else f"{Decimal(str(rate)):f}",
+            )
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CallUnknown("the answer is no balance transaction", reason="strange_answer") from error
+
+    async def show_payment(self, payment: Payment, *, with_refunds: bool, now: datetime) -> Sequence[StripeEvent]:
+        """What Stripe shows of a payment now, as events: its intent, and its refunds. Raises as create_intent."""
+        payment_id, account = str(payment.payment_id), payment.stripe_account
+        answer = await self._ask(
+            "fetch_intent",
+            lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, _on(account)),
+            stripe_account=account,
+        )
+        shown, after = [shown_intent(answer.to_dict(), now=now)], None
+        while with_refunds:
+            asked: Any = {"payment_intent": payment_id, "limit": LIST_PAGE}
+            page = await self._list_refunds(asked | ({"starting_after": after} if after else {}), account)
+            shown += [shown_refund(each.to_dict(), now=now) for each in page.data]
+            if not page.has_more:
+                break
+            after = page.data[-1].id
+        return shown
+
+    async def shown_payments(self, *, since: datetime) -> AsyncIterator[Sequence[ShownPayment]]:
+        """The payments of a time as Stripe shows them, page by page, the newest first. Raises as create_intent."""
+        asked: Any = {"created": {"gte": int(since.timestamp())}, "limit": LIST_PAGE, "expand": ["data.latest_charge"]}
+        while True:
+            page = await self._ask("list_intents", partial(self._client.v1.payment_intents.list_async, asked))
+            now = datetime.now(UTC)
+            yield [shown_payment(each.to_dict(), now=now) for each in page.data]
+            if not page.has_more:
+                return
+            asked = asked | {"starting_after": page.data[-1].id}
+
+    async def shown_payment(self, payment: Payment) -> ShownPayment:
+        """One payment as Stripe shows it, of whichever account. Raises as create_intent."""
+        answer = await self._ask(
+            "fetch_intent",
+            lambda: self._client.v1.payment_intents.retrieve_async(
+                str(payment.payment_id), {"expand": ["latest_charge"]}, _on(payment.stripe_account)
+            ),
+            stripe_account=payment.stripe_account,
+        )
+        return shown_payment(answer.to_dict(), now=datetime.now(UTC))
+
+    async def undelivered_events(self, *, since: datetime) -> AsyncIterator[StripeEvent]:
+        """Events that Stripe's webhooks could not deliver, the newest first. Raises as create_intent.
+
+        Source: https://docs.stripe.com/webhooks/process-undelivered-events.
+        """
+        asked: Any = {"created": {"gte": int(since.timestamp())}, "delivery_success": False, "limit": LIST_PAGE}
+        while True:
+            page = await self._ask("list_events", partial(self._client.v1.events.list_async, asked))
+            for each in page.data:
+                yield read_stripe_event(each.to_dict())
+            if not page.has_more:
+                return
+            asked = asked | {"starting_after": page.data[-1].id}
+
+    async def _list_refunds(self, asked: Any, stripe_account: str | None) -> Any:
+        return await self._ask(
+            "list_refunds",
+            lambda: self._client.v1.refunds.list_async(asked, _on(stripe_account)),
+            stripe_account=stripe_account,
+        )
+
+    async def change_payment(self, operation: Operation, payment: Payment, *, now: datetime) -> StripeEvent:
+        """Cancel, capture or refund, as the operation says, or have the first answer to its key again.
+
+        What it came to, as an event. Raises the same errors as create_intent.
+        """
+        options: Any = {"idempotency_key": operation.idempotency_key, **_on(operation.stripe_account)}
+        payment_id, params, v1 = str(payment.payment_id), dict(operation.params), self._client.v1
+        verb = "refund" if "payment_intent" in params else operation.kind.partition(".")[0]
+        asks: dict[str, Callable[[], Awaitable[Any]]] = {
+            "cancel": lambda: v1.payment_intents.cancel_async(payment_id, params, options),  # type: ignore[arg-type]
+            "capture": lambda: v1.payment_intents.capture_async(payment_id, params, options),  # type: ignore[arg-type]
+            "refund": lambda: v1.refunds.create_async(params, options),  # type: ignore[arg-type]
+        }
+        answer = await self._ask(verb, asks[verb], stripe_account=operation.stripe_account)
+        show = shown_refund if verb == "refund" else shown_intent
+        return show(answer.to_dict(), now=now)
+
+    async def show(self, event: StripeEvent, stripe_account: str | None, *, now: datetime) -> StripeEvent:
+        """The intent or the refund that an event is about, as this version of the API reads it now.
+
+        Raises the same errors as create_intent.
+        """
+        is_intent = event.family == PAYMENT_INTENT
+        door: Any = self._client.v1.payment_intents if is_intent else self._client.v1.refunds
+        answer = await self._ask(
+            f"fetch_{event.family}",
+            lambda: door.retrieve_async(event.object_id, None, _on(stripe_account)),
+            stripe_account=stripe_account,
+        )
+        return (shown_intent if is_intent else shown_refund)(answer.to_dict(), now=now)
+
     async def probe(self) -> None:
         """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
         await self._ask("probe", lambda: self._client.v1.payment_intents.list_async({"limit": 1}))
@@ -164,6 +288,8 @@ class StripeGateway:
             ours = translate(error)
             if stripe_account and isinstance(error, stripe.PermissionError):
                 ours = AccountRefused(f"stripe_account {stripe_account}: {ours}")
+            elif call in OF_COMMANDS and isinstance(error, stripe.PermissionError):
+                ours = RightMissing(f"{call}: {ours}")
             result = type(ours).__name__
             raise ours from error
         except (TimeoutError, aiohttp.ClientError) as error:
@@ -214,66 +340,6 @@ def _strict_adapter(module: ModuleType) -> TypeAdapter[Any]:
     adapter: TypeAdapter[Any] = TypeAdapter(module.PaymentIntentCreateParams)
     adapter.rebuild(_types_namespace=names)
     return adapter
-
-
-def translate(error: stripe.StripeError) -> WorkerError:  # noqa: PLR0911 - one line for each family, read as a table
-    """Stripe's exception as one of ours, by what may be done next.
-
-    Stripe's own headers come first: `Idempotent-Replayed` tells a stored error from a fresh one, and asking again only
-    repeats it; `Stripe-Should-Retry` says whether to ask again at all; `Stripe-Rate-Limited-Reason` tells its limiter
-    from a payment that is locked.
-    """
-    if isinstance(error, stripe.APIConnectionError):
-        return _translate_lost(error)
-    status = error.http_status or 0
-    headers: Mapping[str, str] = {name.lower(): value for name, value in (error.headers or {}).items()}
-    code = getattr(error.error, "code", None) or error.code
-    told = f"{status} {code or type(error).__name__} ({error.request_id or 'no request id'})"
-    should_retry = headers.get("stripe-should-retry")
-    if isinstance(error, stripe.RateLimitError):
-        limit = headers.get("stripe-rate-limited-reason")
-        return CallTransient(f"{told} {limit or ''}".strip(), reason="rate_limited" if limit else "lock_timeout")
-    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
-        return CallSystemic(f"{told}: Stripe refuses our key or what it may do")
-    if isinstance(error, stripe.IdempotencyError):
-        return CallUnknown(f"{told}: key used with other parameters", reason="key_mismatch", may_ask_again=False)
-    if status == 409:
-        return CallTransient(told, reason="in_use")
-    if isinstance(error, stripe.CardError | stripe.InvalidRequestError):
-        if should_retry == "true":
-            return CallTransient(f"{told}: Stripe says to try again", reason="try_again")
-        return CallRefused(_refusal(error, code))
-    if headers.get("idempotent-replayed") == "true":
-        return CallUnknown(f"{told}: the first answer again", reason="stored_error", may_ask_again=False)
-    if should_retry == "false":
-        return CallUnknown(f"{told}: Stripe says not to try again", reason="stored_error", may_ask_again=False)
-    return CallUnknown(told, reason="server_error")
-
-
-def _translate_lost(error: stripe.APIConnectionError) -> WorkerError:
-    """No answer. Where the connection was never made, nothing was sent and so nothing was done."""
-    cause: BaseException | None = error
-    while cause:
-        if isinstance(cause, aiohttp.ClientConnectorError):
-            return CallTransient("no connection to Stripe", reason="no_connection")
-        cause = cause.__cause__ or cause.__context__
-    return CallUnknown("the connection broke before the answer", reason="answer_lost")
-
-
-def _refusal(error: stripe.StripeError, code: str | None) -> Refusal:
-    body = error.error
-    intent = getattr(body, "payment_intent", None)
-    return Refusal(
-        http_status=error.http_status or 0,
-        code=code,
-        decline_code=getattr(body, "decline_code", None),
-        advice_code=getattr(body, "advice_code", None),
-        message=str(getattr(body, "message", None) or "")[:500],
-        payment_id=getattr(intent, "id", None),
-        payment_status=getattr(intent, "status", None),
-        livemode=getattr(intent, "livemode", None),
-        request_id=error.request_id,
-    )
 
 
 def _read_intent(answer: Any) -> Intent:

@@ -12,9 +12,10 @@ from schemas import to_major
 from worker.admission import Admission
 from worker.bus.outgoing import Outgoing
 from worker.errors import BusUnavailable, CallSystemic, LedgerUnavailable, WorkerError
-from worker.ledger import figures, letter_figures, moves
+from worker.ledger import figures, inbox, letter_figures, moves
 from worker.ledger.ledger import Ledger
 from worker.letter import LetterState
+from worker.stripe_event import InboxState
 from worker.stripe_gateway import StripeGateway
 from worker.telemetry import Metrics
 
@@ -141,6 +142,9 @@ class Surroundings:
         self._metrics.keys_near_horizon.set(money.near_horizon.count)
         self._metrics.oldest_key_seconds.set(_age_s(money.oldest_key, now))
         self._set_value(self._metrics.unknown_outcomes_value, money.unknown.value)
+        waiting = await self._ledger.run(inbox.counts)
+        for each in (InboxState.RECEIVED, InboxState.PARKED):
+            self._metrics.waiting_stripe_events.labels(each).set(waiting.get(each, 0))
         landed = await self._ledger.run(letter_figures.figures)
         for state in LetterState:
             self._metrics.letters.labels(state).set(landed.by_state.get(state, 0))

@@ -107,6 +107,24 @@ class Metrics:
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )
+        self.webhooks = Counter(
+            "payment_worker_webhooks",
+            "Webhooks, by what was done: kept, known, not_kept (Stripe comes again), or why it was refused.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.stripe_events = Counter(
+            "payment_worker_stripe_events",
+            "Stripe's events worked on, by type and what became of them: applied, set_aside.",
+            ["type", "result"],
+            registry=self.registry,
+        )
+        self.waiting_stripe_events = Gauge(
+            "payment_worker_waiting_stripe_events",
+            "Stripe's events in the ledger that are not done with, by state: received, parked.",
+            ["state"],
+            registry=self.registry,
+        )
         self.in_work = Gauge("payment_worker_in_work", "Deliveries in work now.", registry=self.registry)
         self.subscribed = Gauge(
             "payment_worker_subscribed", "1 while the broker has us as a consumer.", registry=self.registry

@@ -44,10 +44,17 @@ class Outgoing:
 
     async def event(self, event: PaymentEvent) -> None:
         """Tell an event, byte for byte as it was staged."""
+        await self._publish_event(event, exchange=self._names.payments_exchange, routing_key=event.type)
+
+    async def event_to(self, queue: str, event: PaymentEvent) -> None:
+        """The same to one queue alone, for a subscriber that comes late."""
+        await self._publish_event(event, exchange="", routing_key=queue)
+
+    async def _publish_event(self, event: PaymentEvent, *, exchange: str, routing_key: str) -> None:
         await self._publisher.publish(
             event.body.encode(),
-            exchange=self._names.payments_exchange,
-            routing_key=event.type,
+            exchange=exchange,
+            routing_key=routing_key,
             message_id=event.event_id,
             type=event.type,
             content_type=CLOUDEVENTS_JSON,

@@ -32,6 +32,7 @@ class BusNames:
     dead_letters_queue: str
     payments_exchange: str
     retry_delays_s: tuple[int, ...]
+    command_routing_keys: tuple[str, ...] = ()
 
     def retry_queue(self, delay_s: int) -> str:
         """The queue that holds a message for delay_s and then hands it back to the worker's queue alone."""
@@ -66,7 +67,8 @@ async def declare_topology(channel: AbstractChannel, names: BusNames) -> None:
     except ChannelPreconditionFailed as error:
         raise _mismatch("exchange", names.orders_exchange, "a durable topic exchange", error) from error
     queue = await channel.get_queue(names.orders_queue, ensure=False)
-    await queue.bind(orders, names.orders_routing_key)
+    for routing_key in (names.orders_routing_key, *names.command_routing_keys):
+        await queue.bind(orders, routing_key)
 
 
 async def declare_payments(channel: AbstractChannel, names: BusNames) -> None:

@@ -17,7 +17,7 @@ _UNITS_S: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_
 
 
 def add_desk(commands: Any, command: Callable[[argparse.Namespace], int]) -> None:
-    """`dead-letters …`, `payments …` and `status`. command: what each of them calls; see run_at_desk."""
+    """All commands of the desk. command: what each of them calls; see run_at_desk."""
     add = partial(_add, command=command)
     desk = commands.add_parser("dead-letters", help="what could not be processed, why, and what to do about it")
     actions = desk.add_subparsers(required=True, metavar="ACTION")
@@ -88,10 +88,30 @@ def add_desk(commands: Any, command: Callable[[argparse.Namespace], int]) -> Non
     )
     edit.add_argument("--why", type=plain_text, help="the reason, kept in the history")
 
+    _add_views(commands, add)
+
+
+def _add_views(commands: Any, add: Any) -> None:
+    """What looks at payments, not at letters."""
     payments = commands.add_parser("payments", help="the life of a payment")
     views = payments.add_subparsers(required=True, metavar="ACTION")
     life = add(views, "show", "payments:show", "calls, keys with their age, evidence, events and letters of an order")
     life.add_argument("order", metavar="ORDER")
+
+    reconciling = add(commands, "reconcile", "reconcile:reconcile", "hold ledger, Stripe and what was told together")
+    reconciling.add_argument(
+        "--since", type=moment, default="48h", metavar="TIME", help="since: 90min, 24h, 7d, or ISO 8601 (default 48h)"
+    )
+    reconciling.add_argument("--fix", action="store_true", help="repair what is certain, and tell what was missed")
+
+    telling = add(commands, "retell", "retell:retell", "tell past events again, to one queue alone", has_json=False)
+    telling.add_argument("--to", required=True, metavar="QUEUE", help="the subscriber's queue; it must exist")
+    telling.add_argument(
+        "--since", type=moment, required=True, metavar="TIME", help="since: 90min, 24h, 7d, or an ISO 8601 time"
+    )
+    telling.add_argument(
+        "--type", action="append", default=[], metavar="TYPE", help="only these, such as payment.succeeded"
+    )
 
     add(commands, "status", "status:show", "one screen: is it taking orders, what waits, what is at risk")
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from schemas import to_major
+from schemas import is_command, to_major
 from worker.desk.letter_records import act_record, full, operation_record, payment_record, record, told_act, told_values
 from worker.desk.screen import ago, print_body, print_json, print_pairs, print_table, say
 from worker.desk.words import chosen_letters, described, operator, require_narrow
@@ -16,9 +16,9 @@ from worker.ledger.acts import history
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.migrate import require_head
-from worker.letter import Letter, LetterState, Verdict, judge, told_value
+from worker.letter import Letter, LetterState, Verdict, judge, judge_command, told_value
 from worker.payment import Operation, Payment, conflict_with
-from worker.read_order import order_in
+from worker.read_order import command_in, order_in
 from worker.settings import Settings
 
 # Beside a verdict that was passed without the key.
@@ -234,11 +234,14 @@ def verdict_of(
     letter: Letter, payment: Payment | None, operation: Operation | None, *, settings: Settings, now: datetime
 ) -> Verdict:
     """What a replay of a letter would do with the worker as it is set; see MODE_NOT_CHECKED."""
+    livemode = settings.livemode if settings.has_stripe_key else None
+    if is_command(letter.body, letter.properties):
+        return judge_command(command_in(letter), payment, livemode=livemode)
     return judge(
         order_in(letter),
         payment,
         operation,
-        livemode=settings.livemode if settings.has_stripe_key else None,
+        livemode=livemode,
         key_horizon_s=settings.stripe_key_horizon,
         now=now,
         imported=letter.imported,

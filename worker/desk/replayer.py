@@ -118,7 +118,7 @@ class Replayer:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self, replay_id: str) -> Replay:
-        replay = await self._ledger.run(replays.read_replay, replay_id)
+        replay = await self._ledger.look(replays.read_replay, replay_id)
         if replay is None:
             raise ConfigurationError(f"no replay {replay_id}")
         self._tell(replay)

@@ -16,8 +16,9 @@ from sqlalchemy.engine import Connection, Row
 
 from schemas import OrderCreatedData
 from worker.errors import StaleMove
-from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, WORKERS
+from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, REQUESTS, WORKERS
 from worker.payment import (
+    CREATE_INTENT,
     Answer,
     Operation,
     OperationState,
@@ -27,6 +28,7 @@ from worker.payment import (
     idempotency_key,
     may_move,
 )
+from worker.payment_command import CommandKind, RequestState
 
 # Spelled out, or SQLite would not see that the index of open calls holds all that is asked for.
 IS_OPEN: Final = OPERATIONS.c.state.in_(
@@ -53,6 +55,11 @@ class Busy:
 @dataclass(frozen=True, slots=True)
 class OtherMode:
     """It was asked with a key of Stripe's other mode, where ours would be taken for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanceledBefore:
+    """A cancel came before the order: Stripe is not to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ def read_payment(conn: Connection, order_id: str) -> Payment | None:
     return _payment(row) if row else None
 
 
-def start_call(
+def start_call(  # noqa: PLR0911 - one line for each state of the call, read as a table
     conn: Connection,
     *,
     order_id: str,
@@ -130,7 +137,7 @@ def start_call(
     claim_ttl_s: float,
     key_horizon_s: float,
     anew: bool = True,
-) -> Claimed | Busy | Ended | OtherMode:
+) -> Claimed | Busy | Ended | OtherMode | CanceledBefore:
     """Freeze the key and the parameters of a call, or find those frozen before, and claim the call.
 
     The newest attempt counts; where that is proven absent, the next one is started with the same parameters.
@@ -139,6 +146,8 @@ def start_call(
     a ledger that was away kept it from being released. A key older than key_horizon_s makes the call unknown.
     anew: whether another attempt may follow one that is absent; where not, that is the end. livemode: of our key.
     """
+    if over := _why_not_to_ask(conn, order_id):
+        return over
     first = _frozen(order_id, kind, 1, params, stripe_account, livemode=livemode, now=now)
     if _insert_operation(conn, first, worker_id=worker_id, claim=claim):
         return Claimed(first)
@@ -184,7 +193,7 @@ def start_call(
             claim=claim,
             state=after.state,
             unknown_because=after.unknown_because,
-            asks=_times_json(after.asks),
+            asks=times_json(after.asks),
             asked=OPERATIONS.c.asked + 1,
             last_asked_at=now,
         )
@@ -192,10 +201,17 @@ def start_call(
     return Claimed(after) if taken.rowcount == 1 else Busy("another delivery")
 
 
+def _why_not_to_ask(conn: Connection, order_id: str) -> Ended | CanceledBefore | None:
+    """Holds the payment, so that nobody ends it unasked beside a call."""
+    if conn.scalar(_HOLD_PAYMENT, {"b_order_id": order_id}) != PaymentState.OPEN:
+        return Ended()
+    return CanceledBefore() if conn.execute(_CANCELED_BEFORE, {"b_order_id": order_id}).first() else None
+
+
 def note_asking(conn: Connection, operation: Operation, *, claim: str, now: datetime) -> Operation:
     """The call is sent only now. Raises StaleMove where the claim is not ours any more."""
     asks = (*operation.asks, now)
-    _change_open(conn, operation, claim=claim, values={"asks": _times_json(asks), "last_asked_at": now})
+    _change_open(conn, operation, claim=claim, values={"asks": times_json(asks), "last_asked_at": now})
     return replace(operation, asks=asks)
 
 
@@ -217,7 +233,7 @@ def mark_unknown(conn: Connection, operation: Operation, *, claim: str, because:
     Raises StaleMove where the claim is not ours.
     """
     after = replace(operation, state=OperationState.UNKNOWN, unknown_because=because, asks=(*operation.asks, now))
-    values = {"state": after.state, "unknown_because": because, "asks": _times_json(after.asks), "last_asked_at": now}
+    values = {"state": after.state, "unknown_because": because, "asks": times_json(after.asks), "last_asked_at": now}
     _change_open(conn, operation, claim=claim, values=values)
     return after
 
@@ -242,6 +258,7 @@ def idle_operations(conn: Connection, *, before: datetime, limit: int) -> Sequen
         sa.select(OPERATIONS)
         .where(
             IS_OPEN,
+            OPERATIONS.c.kind == CREATE_INTENT,
             OPERATIONS.c.last_asked_at < before,
         )
         .order_by(OPERATIONS.c.last_asked_at)
@@ -299,6 +316,11 @@ def record_answer(
     )
     if ended.rowcount != 1:
         raise StaleMove(f"{before.order_id}: the call has ended already")
+    stage_event(conn, event, now=now)
+
+
+def stage_event(conn: Connection, event: PaymentEvent, *, now: datetime) -> None:
+    """Keep an event to be told."""
     conn.execute(
         _STAGE_EVENT,
         {
@@ -329,6 +351,25 @@ def untold_events(
     """
     place = (EVENTS.c.staged_at, EVENTS.c.order_id, EVENTS.c.sequence)
     asked = sa.select(EVENTS).where(EVENTS.c.published_at.is_(None), EVENTS.c.staged_at <= staged_before)
+    if after:
+        start = (sa.literal(value, column.type) for value, column in zip(after, place, strict=True))
+        asked = asked.where(sa.tuple_(*place) > sa.tuple_(*start))
+    rows = conn.execute(asked.order_by(*place).limit(limit)).all()
+    last = rows[-1] if rows else None
+    return [_event(row) for row in rows], (last.staged_at, last.order_id, last.sequence) if last else None
+
+
+def past_events(
+    conn: Connection, *, since: datetime, types: Collection[str], limit: int, after: tuple[datetime, str, int] | None
+) -> tuple[Sequence[PaymentEvent], tuple[datetime, str, int] | None]:
+    """A page of the events staged since, told or not, each payment's in their order; and where the next page starts.
+
+    types: all of them where none is named.
+    """
+    place = (EVENTS.c.staged_at, EVENTS.c.order_id, EVENTS.c.sequence)
+    asked = sa.select(EVENTS).where(EVENTS.c.staged_at >= since)
+    if types:
+        asked = asked.where(EVENTS.c.type.in_(types))
     if after:
         start = (sa.literal(value, column.type) for value, column in zip(after, place, strict=True))
         asked = asked.where(sa.tuple_(*place) > sa.tuple_(*start))
@@ -392,7 +433,37 @@ def insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) 
     return made.first() is not None
 
 
-def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str, claim: str) -> bool:
+def account_of(conn: Connection, order_id: str) -> str | None:
+    """The connected account that a payment is of."""
+    return conn.scalar(sa.select(PAYMENTS.c.stripe_account).where(PAYMENTS.c.order_id == order_id))
+
+
+def freeze_call(
+    conn: Connection,
+    *,
+    order_id: str,
+    kind: str,
+    attempt: int,
+    params: Mapping[str, Any],
+    stripe_account: str | None,
+    livemode: bool,
+    now: datetime,
+) -> Operation:
+    """Key and parameters of a call that nobody need claim: whoever asks, asks the same. Those frozen first count."""
+    operation = _frozen(order_id, kind, attempt, params, stripe_account, livemode=livemode, now=now)
+    _insert_operation(conn, operation, worker_id=None, claim=None)
+    return operation
+
+
+def insert_or_update(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+    """The row as it is now, whether it was there or not."""
+    insert = _insert(conn, table)
+    keys = [column.name for column in table.primary_key.columns]
+    changed = {name: insert.excluded[name] for name in row if name not in keys}
+    conn.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), row)
+
+
+def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str | None, claim: str | None) -> bool:
     return insert_if_absent(
         conn,
         OPERATIONS,
@@ -410,7 +481,7 @@ def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str,
             "first_asked_at": operation.first_asked_at,
             "last_asked_at": operation.first_asked_at,
             "asked": 1,
-            "asks": _times_json(operation.asks),
+            "asks": times_json(operation.asks),
         },
     )
 
@@ -471,7 +542,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _times_json(times: Sequence[datetime]) -> str:
+def times_json(times: Sequence[datetime]) -> str:
     return _json([moment.isoformat() for moment in times])
 
 
@@ -528,6 +599,20 @@ _END_OPERATION = (
     )
 )
 _STAGE_EVENT = sa.insert(EVENTS)
+_HOLD_PAYMENT = (
+    sa.select(PAYMENTS.c.state)
+    .where(PAYMENTS.c.order_id == sa.bindparam("b_order_id"))
+    .with_for_update(read=True, key_share=True)
+)
+# A cancel counts as long as no call was begun; once one was, it is Stripe that cancels.
+IS_CANCEL_TO_COME: Final = sa.and_(
+    REQUESTS.c.kind == CommandKind.CANCEL, REQUESTS.c.state.in_((RequestState.REMEMBERED, RequestState.OPEN))
+)
+_CANCELED_BEFORE = sa.select(REQUESTS.c.request_id).where(
+    REQUESTS.c.order_id == sa.bindparam("b_order_id"),
+    IS_CANCEL_TO_COME,
+    ~sa.exists().where(OPERATIONS.c.order_id == sa.bindparam("b_order_id")),
+)
 _MARK_PUBLISHED = (
     sa.update(EVENTS)
     .where(EVENTS.c.event_id == sa.bindparam("b_event_id"), EVENTS.c.published_at.is_(None))

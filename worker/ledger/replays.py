@@ -13,7 +13,7 @@ from worker.ledger.acts import note, note_replay
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import LETTERS, REPLAY_ITEMS, REPLAYS
 from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind
-from worker.payment import Operation, Payment
+from worker.payment import CREATE_INTENT, Operation, Payment
 
 # Why a letter was passed over that nobody else has dealt with: what it failed with now is not what was looked at.
 LANDED_AGAIN: Final = "it has landed again since it was chosen"
@@ -111,7 +111,7 @@ def sent_items(conn: Connection, replay_id: str, *, moved_before: datetime, limi
 
 
 def take_back(conn: Connection, replay_id: str, letter_id: str, *, by: str, why: str, now: datetime) -> bool:
-    """A letter that was taken and cannot be sent: open again, failed in its replay. False where it is not out any more.
+    """A letter that was taken and cannot be sent: open again, blocked in its replay. False where it is out no more.
 
     why: for the history and the report.
     """
@@ -128,7 +128,7 @@ def take_back(conn: Connection, replay_id: str, letter_id: str, *, by: str, why:
                 REPLAY_ITEMS.c.letter_id == letter_id,
                 REPLAY_ITEMS.c.state == ItemState.SENT,
             )
-            .values(state=ItemState.FAILED, said=why, moved_at=now)
+            .values(state=ItemState.BLOCKED, said=why, moved_at=now)
         )
         note(conn, "not sent", by=by, letter_ids=[letter_id], replay_id=replay_id, why=why, now=now)
     return opened.rowcount == 1
@@ -188,7 +188,8 @@ def view_of_order(conn: Connection, order_id: str | None) -> tuple[Payment | Non
     """The payment of an order and its newest call, as the verdict needs them."""
     payment = moves.read_payment(conn, order_id) if order_id else None
     operations = moves.operations_of(conn, order_id) if order_id and payment else ()
-    return payment, operations[-1] if operations else None
+    creations = [operation for operation in operations if operation.kind == CREATE_INTENT]
+    return payment, creations[-1] if creations else None
 
 
 def _take(

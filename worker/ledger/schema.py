@@ -10,6 +10,8 @@ from sqlalchemy.types import TypeDecorator
 
 from worker.letter import ItemState, LetterState
 from worker.payment import OperationState, PaymentState
+from worker.payment_command import CommandKind, RequestState
+from worker.stripe_event import InboxState
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -105,6 +107,98 @@ OPERATIONS: Final = sa.Table(
 # Small however many operations there are: it holds only those whose outcome is not known.
 _OPEN: Final = OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN))
 sa.Index("ix_operations_open", OPERATIONS.c.last_asked_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
+
+# What became of a payment after its intent was made; a row is there once Stripe has told of it.
+LIVES: Final = sa.Table(
+    "lives",
+    METADATA,
+    sa.Column("order_id", sa.String(64), sa.ForeignKey("payments.order_id"), primary_key=True),
+    # of the snapshot that the payment's status is from
+    sa.Column("status_at", UtcTime),
+    sa.Column("capturable_minor", sa.BigInteger, nullable=False),
+    sa.Column("received_minor", sa.BigInteger, nullable=False),
+    sa.Column("capture_before", UtcTime),
+    # JSON: what the charge came to
+    sa.Column("settlement", sa.Text),
+)
+
+REFUNDS: Final = sa.Table(
+    "refunds",
+    METADATA,
+    sa.Column("refund_id", sa.String(255), primary_key=True),
+    sa.Column("order_id", sa.String(64), sa.ForeignKey("payments.order_id"), nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(40), nullable=False),
+    sa.Column("created", UtcTime, nullable=False),
+    sa.Column("reason", sa.String(500)),
+    sa.Column("failure_reason", sa.String(500)),
+    sa.Column("request_id", sa.String(255)),
+)
+sa.Index("ix_refunds_order", REFUNDS.c.order_id)
+
+DISPUTES: Final = sa.Table(
+    "disputes",
+    METADATA,
+    sa.Column("dispute_id", sa.String(255), primary_key=True),
+    sa.Column("order_id", sa.String(64), sa.ForeignKey("payments.order_id"), nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("status", sa.String(40), nullable=False),
+    sa.Column("seen_at", UtcTime, nullable=False),
+    sa.Column("reason", sa.String(500)),
+    sa.Column("evidence_due_by", UtcTime),
+)
+sa.Index("ix_disputes_order", DISPUTES.c.order_id)
+
+# Stripe's events as they came in, each once for ever: what is kept of them, and what became of them.
+STRIPE_EVENTS: Final = sa.Table(
+    "stripe_events",
+    METADATA,
+    sa.Column("event_id", sa.String(255), primary_key=True),
+    sa.Column("type", sa.String(255), nullable=False),
+    sa.Column("created", UtcTime, nullable=False),
+    sa.Column("livemode", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("account", sa.String(255)),
+    sa.Column("api_version", sa.String(255)),
+    sa.Column("family", sa.String(40)),
+    sa.Column("object_id", sa.String(255)),
+    sa.Column("payment_id", sa.String(255)),
+    sa.Column("order_id", sa.String(255)),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("why", sa.Text),
+    sa.Column("received_at", UtcTime, nullable=False),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    # when it is to be looked at next; counts the looks in vain
+    sa.Column("due_at", UtcTime, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.CheckConstraint(_one_of("state", InboxState), name="state"),
+)
+# Small however many came in: it holds only those that are not done with.
+_WAITING: Final = STRIPE_EVENTS.c.state.in_((InboxState.RECEIVED, InboxState.PARKED))
+sa.Index("ix_stripe_events_due", STRIPE_EVENTS.c.due_at, sqlite_where=_WAITING, postgresql_where=_WAITING)
+sa.Index("ix_stripe_events_payment", STRIPE_EVENTS.c.payment_id)
+
+# What was asked of payments under way. A cancel may be here before its order is.
+REQUESTS: Final = sa.Table(
+    "requests",
+    METADATA,
+    sa.Column("order_id", sa.String(64), primary_key=True),
+    sa.Column("request_id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    # JSON: the ids of the events that answer it
+    sa.Column("told", sa.Text, nullable=False),
+    sa.Column("cause", sa.String(255)),
+    sa.Column("correlation_id", sa.String(255)),
+    sa.Column("traceparent", sa.String(255)),
+    sa.Column("made_at", UtcTime, nullable=False),
+    sa.Column("moved_at", UtcTime, nullable=False),
+    sa.CheckConstraint(_one_of("kind", CommandKind), name="kind"),
+    sa.CheckConstraint(_one_of("state", RequestState), name="state"),
+)
 
 # Events to tell, written in the transaction that made them true.
 EVENTS: Final = sa.Table(

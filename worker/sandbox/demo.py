@@ -17,9 +17,11 @@ from pathlib import Path
 from aio_pika.exceptions import AMQPError
 
 from worker.sandbox.demo_screen import Screen
-from worker.sandbox.demo_stage import Choice, DemoFailed, open_stage, read_choice
+from worker.sandbox.demo_stage import Choice, open_stage, read_choice
 from worker.sandbox.demo_story import ORDERS, open_story
+from worker.sandbox.demo_worker import DemoFailed
 from worker.sandbox.private_server import ServerError
+from worker.sandbox.stripe_control import SandboxError
 
 
 async def demo(environment: Mapping[str, str]) -> int:
@@ -56,14 +58,17 @@ async def _play(choice: Choice, environment: Mapping[str, str], screen: Screen, 
             return [str(error)]
         try:
             async with open_story(stage, screen, run_id) as story:
-                faults = await story.tell()
-        except (DemoFailed, AMQPError, ConnectionError, TimeoutError) as error:
+                faults, played = await story.tell(), len(story.played)
+        except (DemoFailed, SandboxError, AMQPError, ConnectionError, TimeoutError) as error:
             faults = [str(error) or type(error).__name__]
         if faults:
             screen.wrong(faults, log=stage.worker.keep_log())
             return faults
         count = len(ORDERS)
-        screen.verdict(f"{count} orders, {count} intents, {count} events, 1 dead letter: nothing twice, nothing lost.")
+        verdict = [f"{count} orders, {count} intents, {count} events, 1 dead letter: nothing twice, nothing lost."]
+        if played:
+            verdict += [f"1 payment paid, settled, refunded in part, disputed: {played} events, 1 refund."]
+        screen.verdict(verdict)
         if stage.stripe.control is None:
             screen.say(f"The intents stay in your Stripe test account, as order {run_id}-01 and so on.")
         return []

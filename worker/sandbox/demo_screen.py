@@ -1,7 +1,7 @@
 """How the demo reads: colours and a moving bar on a terminal, plain lines anywhere else."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,13 +13,21 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 from rich.table import Table
 from rich.text import Text
 
-from worker.sandbox.demo_verdict import PlacedOrder, SeenEvent, Sighting
+from schemas import to_major
+from worker.sandbox.demo_verdict import PlacedOrder, PlayedFact, SeenEvent, Sighting
 
 INDENT: Final = 3
 MAX_WIDTH: Final = 100  # longer lines are harder to read
 WHOLE_IDS_FROM: Final = 100  # columns that the table takes with uncut intent ids
-STYLES: Final = {"succeeded": "green", "payment.intent_created": "green", "payment.failed": "yellow"}
-SHORT_TYPES: Final = {"payment.intent_created": "created", "payment.failed": "failed"}
+STYLES: Final = {
+    "succeeded": "green",
+    "payment.intent_created": "green",
+    "payment.failed": "yellow",
+    "payment.succeeded": "green",
+    "payment.settled": "green",
+    "payment.refunded": "yellow",
+    "payment.dispute_opened": "yellow",
+}
 
 
 class Screen:
@@ -63,9 +71,16 @@ class Screen:
     def sent(self, order_id: str, amount: str, currency: str, note: str = "") -> None:
         self._line(("→ ", "blue"), Text.assemble(f"{order_id}  {amount:>8} {currency.upper()}", (f"  {note}", "dim")))
 
-    def heard(self, event: SeenEvent) -> None:
+    def happened(self, text: str) -> None:
+        """What somebody outside did, past the bus."""
+        self._line(("• ", "blue"), Text(text))
+
+    def heard(self, event: SeenEvent, before: int) -> None:
+        """before: how many came under the same id already."""
         kind = (f"{event.type:<22}", STYLES.get(event.type, ""))
-        self._line(("← ", "magenta"), Text.assemble(f"{event.order_id}  ", kind, f"  {event.status or ''}"))
+        told = _told(event.amounts, event.currency) or event.status or ""
+        again = ("  again" if before else "", "dim")
+        self._line(("← ", "magenta"), Text.assemble(f"{event.order_id}  ", kind, f"  {told}", again))
 
     def table(self, orders: Sequence[PlacedOrder], seen: Sighting) -> None:
         """One row for each order: what Stripe has of it, and what the bus has said."""
@@ -74,21 +89,38 @@ class Screen:
             is_number = heading in ("amount", "intents", "events")
             table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
         for order in orders:
-            intents, events = seen.intents_of(order.order_id), seen.events_of(order.order_id)
-            types = [Text(SHORT_TYPES.get(event.type, event.type), STYLES.get(event.type, "")) for event in events]
+            intents, events = seen.intents_of(order.order_id), seen.outcomes_of(order.order_id)
             table.add_row(
                 order.order_id,
                 f"{order.data.amount:f} {order.data.currency.upper()}",
                 Text("\n").join(Text(intent.status, STYLES.get(intent.status, "")) for intent in intents),
                 "\n".join(self._short(intent.payment_id) for intent in intents),
                 _count(len(intents)),
-                Text.assemble(_count(len(events)), " ", Text("/").join(types)),
+                _counted(events),
             )
         self._console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
 
-    def verdict(self, text: str) -> None:
+    def later_table(self, played: Sequence[PlayedFact], seen: Sighting) -> None:
+        """One row for each thing that happened to a payment later: what Stripe has of it, and what the bus has said."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
+        for heading in ("order", "afterwards", "amounts at Stripe", "times", "events"):
+            is_number = heading in ("times", "events")
+            table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+        for fact in played:
+            there = seen.facts.get(fact.what, [])
+            table.add_row(
+                fact.order_id,
+                fact.what,
+                "\n".join(_told(amounts, fact.currency) for amounts in there),
+                _count(len(there)),
+                _counted(seen.events_of(fact.order_id, fact.promises)),
+            )
+        self._console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+
+    def verdict(self, sentences: Sequence[str]) -> None:
         self.space()
-        self._line(("✓  ", "bold green"), Text(text, "bold green"), indent=0)
+        for sentence in sentences:
+            self._line(("✓  ", "bold green"), Text(sentence, "bold green"), indent=0)
 
     def stopped(self) -> None:
         self.space()
@@ -137,6 +169,20 @@ class Screen:
             line.rstrip()
             self._console.print(lead + line, soft_wrap=True)
             lead = Text(" " * lead.cell_len)
+
+
+def _told(amounts: Mapping[str, int], currency: str) -> str:
+    """Minor units as a person reads them: "fee 36.55, net 1213.45 USD"."""
+    told = ", ".join(f"{name} {to_major(amount, currency)}" for name, amount in amounts.items())
+    return f"{told} {currency.upper()}" if told else ""
+
+
+def _counted(events: Sequence[SeenEvent]) -> Text:
+    types = [
+        Text(event.type.removeprefix("payment.").removeprefix("intent_"), STYLES.get(event.type, ""))
+        for event in events
+    ]
+    return Text.assemble(_count(len(events)), " ", Text("/").join(types))
 
 
 def _count(number: int) -> Text:

@@ -2,16 +2,10 @@
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import aio_pika
@@ -24,7 +18,7 @@ from worker.bus.topology import BusNames
 from worker.errors import ConfigurationError
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.demo_verdict import SeenIntent
-from worker.sandbox.private_server import Warden, last_lines
+from worker.sandbox.demo_worker import DemoFailed, WorkerProcess
 from worker.sandbox.stripe_control import SandboxControl
 from worker.sandbox.stripe_server import running_sandbox
 from worker.settings import SETTING_NAMES, read_settings
@@ -34,14 +28,8 @@ SANDBOX_KEY: Final = "sk_test_demo"
 # The sandbox answers about as fast as Stripe does; slower than instantly, one can watch it.
 LATENCY_S: Final = (0.1, 0.5)
 CLOCK_SKEW_S: Final = 300  # between this machine and Stripe, when asking for what was created since
-START_TIMEOUT_S: Final = 30.0
-COMMAND_TIMEOUT_S: Final = 30.0
 LETTERS_TIMEOUT_S: Final = 10.0
 _FROM_OUTSIDE: Final = ("AMQP_URL", "AMQP_URL_FILE", "STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_BASE")
-
-
-class DemoFailed(Exception):
-    """The demo cannot go on; the text says what was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +80,25 @@ class StripeSide:
             if one["metadata"].get("order_id", "").startswith(order_prefix)
         ]
 
+    async def facts(self, payment_id: str) -> dict[str, list[dict[str, int]]]:
+        """What the sandbox's record has of an intent's later life: the amounts of each thing in it, by what it is.
+
+        In minor units. Nothing where it is the real Stripe: nobody has paid there.
+        """
+        if self.control is None:
+            return {}
+        charges = await self.control.objects("charges", intent_id=payment_id)
+        refunds = await self.control.objects("refunds", intent_id=payment_id)
+        disputes = await self.control.objects("disputes", intent_id=payment_id)
+        booked = await self.control.objects("balance_transactions")
+        paid = {charge["id"]: charge["amount_captured"] for charge in charges if charge["captured"]}
+        return {
+            "payment": [{"received": amount} for amount in paid.values()],
+            "settlement": [{"fee": each["fee"], "net": each["net"]} for each in booked if each["source"] in paid],
+            "refund": [{"refunded": refund["amount"]} for refund in refunds],
+            "dispute": [{"disputed": dispute["amount"]} for dispute in disputes],
+        }
+
     async def _listed(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         query: dict[str, str | int] = {"created[gte]": self._since, "limit": 100}
@@ -105,100 +112,12 @@ class StripeSide:
                 query["starting_after"] = page["data"][-1]["id"]
 
 
-class WorkerProcess:
-    """`payment-worker run` as a process of its own, and other commands beside it under the same settings."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._warden = Warden(None, prefix="payment-worker-demo-")
-        root = str(Path(__file__).parents[2])
-        search = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        ledger = f"sqlite+aiosqlite:///{self._warden.folder}/payments.db"
-        self._environment = {**environment, "PYTHONPATH": search, "DATABASE_URL": ledger}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "start it first"
-        return self._process.pid
-
-    async def start(self) -> None:
-        """Return when it takes orders. Raises DemoFailed."""
-        already = self._warden.output.stat().st_size if self._warden.output.exists() else 0
-        command = [sys.executable, "-m", "worker", "run"]
-        self._process = self._warden.spawn(command, ends_by="KILL", env=self._environment)
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
-                while not await self._is_ready(session, already):
-                    self.must_be_alive()
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise DemoFailed(f"the worker was not ready within {START_TIMEOUT_S:.0f} s") from None
-
-    def must_be_alive(self) -> None:
-        """Raises DemoFailed where it has ended without being asked to."""
-        if self._process is None or self._process.poll() is None:
-            return
-        code = self._process.returncode
-        raise DemoFailed(f"the worker ended by itself with {code}; it said last:\n{last_lines(self._warden.output, 5)}")
-
-    async def kill(self) -> None:
-        """SIGKILL: it is gone when this returns, and had no chance to finish anything."""
-        assert self._process is not None, "start it first"
-        await asyncio.to_thread(self._warden.end, self._process, signal.SIGKILL)
-        self._process = None
-
-    async def stop(self) -> int:
-        """SIGTERM; returns its exit code, once it has finished what it had begun."""
-        assert self._process is not None, "start it first"
-        process, self._process = self._process, None
-        await asyncio.to_thread(self._warden.end, process, signal.SIGTERM)
-        return process.returncode
-
-    async def run_json(self, *words: str) -> Any:
-        """What another command of the worker prints as JSON. Raises DemoFailed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker", *words, "--json", env=self._environment, stdout=-1, stderr=-1
-        )
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                said, complained = await process.communicate()
-        except TimeoutError:
-            raise DemoFailed(f"`payment-worker {' '.join(words)}` took more than {COMMAND_TIMEOUT_S:.0f} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0:
-            raise DemoFailed(
-                f"`payment-worker {' '.join(words)}` failed: {complained.decode(errors='replace').strip()}"
-            )
-        return json.loads(said)
-
-    def keep_log(self) -> Path | None:
-        """A copy of the worker's log that outlives the demo, where there is any log."""
-        if not self._warden.output.exists():
-            return None
-        with tempfile.NamedTemporaryFile(prefix="payment-worker-demo-", suffix=".log", delete=False) as copy:
-            copy.write(self._warden.output.read_bytes())
-        return Path(copy.name)
-
-    async def close(self) -> None:
-        """Kill it where it still runs, and remove its ledger and log."""
-        await asyncio.shield(asyncio.to_thread(self._warden.close))
-
-    async def _is_ready(self, session: aiohttp.ClientSession, already: int) -> bool:
-        address = _address_in(self._warden.output.read_bytes()[already:])
-        if address is None:
-            return False
-        with contextlib.suppress(aiohttp.ClientError):
-            async with session.get(f"{address}/readyz") as answer:
-                return answer.status == 200
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything the story needs. `prefix` begins every name on a broker that is given; it is empty on our own."""
+    """Everything the story needs. `prefix` begins every name on a broker that is given; it is empty on our own.
+
+    webhook_secret: what the worker checks Stripe's webhooks with; None where none can reach it.
+    """
 
     amqp_url: str
     prefix: str
@@ -206,6 +125,7 @@ class Stage:
     fulfilment_queue: str
     stripe: StripeSide
     worker: WorkerProcess
+    webhook_secret: str | None
 
 
 @contextlib.asynccontextmanager
@@ -225,10 +145,12 @@ async def open_stage(choice: Choice, environment: Mapping[str, str], *, run_id: 
             stripe = StripeSide(key=SANDBOX_KEY, base=sandbox.base_url, control=sandbox.control)
         else:
             stripe = StripeSide(key=choice.stripe_key, base=choice.stripe_base, control=None)
+        webhook_secret = f"whsec_{secrets.token_hex(16)}" if stripe.control else None
         given = {
             "AMQP_URL": amqp_url,
             "STRIPE_API_KEY": stripe.key,
             **({"STRIPE_API_BASE": stripe.base} if stripe.base else {}),
+            **({"STRIPE_WEBHOOK_SECRET": webhook_secret} if webhook_secret else {}),
             **_names_with(prefix),
             "HTTP_PORT": "0",
             "LOG_FORMAT": "json",
@@ -239,7 +161,7 @@ async def open_stage(choice: Choice, environment: Mapping[str, str], *, run_id: 
             stack.push_async_callback(_delete, amqp_url, names, fulfilment_queue)
         worker = WorkerProcess(inherited | given)
         stack.push_async_callback(worker.close)
-        yield Stage(amqp_url, prefix, names, fulfilment_queue, stripe, worker)
+        yield Stage(amqp_url, prefix, names, fulfilment_queue, stripe, worker, webhook_secret)
 
 
 async def connect(amqp_url: str) -> AbstractConnection:
@@ -303,13 +225,3 @@ async def _delete(amqp_url: str, names: BusNames, fulfilment_queue: str) -> None
                 await channel.queue_delete(queue)
             for exchange in (names.orders_exchange, names.payments_exchange):
                 await channel.exchange_delete(exchange)
-
-
-def _address_in(log: bytes) -> str | None:
-    """Where the worker's health is served, from its own first words."""
-    for line in log.splitlines():
-        with contextlib.suppress(ValueError):
-            said = json.loads(line)
-            if isinstance(said, dict) and said.get("event") == "worker.started":
-                return str(said["http"])
-    return None

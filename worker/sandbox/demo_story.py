@@ -1,20 +1,18 @@
 """The story of the demo: orders become payments, the worker is killed in the middle of one, and what came of it."""
 
-import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from schemas import OrderCreatedData
+from worker.sandbox.demo_payment_life import play_life
 from worker.sandbox.demo_screen import Screen
 from worker.sandbox.demo_services import FulfilmentService, OrderService
-from worker.sandbox.demo_stage import STRIPE, DemoFailed, Stage, connect, count_messages, letters_are_taken_in
-from worker.sandbox.demo_verdict import PlacedOrder, Sighting, judge, was_asked_again
+from worker.sandbox.demo_stage import STRIPE, Stage, connect, count_messages, letters_are_taken_in
+from worker.sandbox.demo_verdict import PlacedOrder, PlayedFact, Sighting, judge, was_asked_again
+from worker.sandbox.demo_wait import WAIT_S, wait_for_count
+from worker.sandbox.demo_worker import DemoFailed
 from worker.sandbox.stripe_control import SandboxControl
-
-WAIT_S: Final = 25.0  # for what takes a second or two, and some more after the kill
-LOOK_EVERY_S: Final = 0.05
 
 CREATED: Final = "payment.intent_created"
 FAILED: Final = "payment.failed"
@@ -54,7 +52,7 @@ async def open_story(stage: Stage, screen: Screen, run_id: str) -> AsyncIterator
 
 
 class Story:
-    """The four parts, in order."""
+    """Its parts, in order. played: what was made to happen to payments later; nothing without the sandbox."""
 
     def __init__(
         self, stage: Stage, screen: Screen, shop: OrderService, fulfilment: FulfilmentService, run_id: str
@@ -67,14 +65,16 @@ class Story:
         self._orders = place_orders(run_id)
         self._bad_order_id = f"{run_id}-{len(ORDERS) + 1}"
         self._interrupted_calls: list[dict[str, Any]] | None = None
+        self.played: Sequence[PlayedFact] = ()
 
     async def tell(self) -> list[str]:
         """Returns what did not come out as promised. Raises DemoFailed where it cannot go on."""
         await self._set_up()
         await self._orders_become_payments()
         await self._kill_in_the_middle()
+        await self._payments_live_on()
         seen = await self._look_from_outside()
-        return judge(self._orders, self._bad_order_id, seen)
+        return judge(self._orders, self._bad_order_id, seen, self.played)
 
     async def _set_up(self) -> None:
         stage, screen = self._stage, self._screen
@@ -165,11 +165,23 @@ class Story:
         self._screen.killed(f"Worker {pid} killed: {await self._count_heard(later)} of {len(later)} events are out.")
         return []
 
+    async def _payments_live_on(self) -> None:
+        """Of the order that was killed in the middle: its intent is as good as any other."""
+        stage, screen = self._stage, self._screen
+        if stage.stripe.control is None:
+            screen.space()
+            screen.say("Refunds, disputes and the like are left out: no webhook reaches this machine.")
+            return
+        order = self._orders[FIRST_PART]
+        self.played = await play_life(
+            order.data, stage, screen, control=stage.stripe.control, shop=self._shop, fulfilment=self._fulfilment
+        )
+
     async def _look_from_outside(self) -> Sighting:
         stage, screen = self._stage, self._screen
         screen.step(
             "What came of it, seen from outside",
-            "The worker is stopped. Asked are Stripe (its own record of intents), the fulfilment service (the events "
+            "The worker is stopped. Asked are Stripe (its own record), the fulfilment service (the events "
             "it took from its queue) and `payment-worker dead-letters list`; not the worker's ledger.",
         )
         with screen.waiting("stopping the worker, counting"):
@@ -191,11 +203,15 @@ class Story:
                 stop_code=stop_code,
                 replies=self._shop.replies,
                 interrupted_calls=self._interrupted_calls,
+                facts=await self._facts(),
             )
         screen.table(self._orders, seen)
         screen.space()
-        for order_id, copies in seen.retold().items():
-            screen.say(f"The event of {order_id} came {copies} times under one event id, so it counts once.")
+        if self.played:
+            screen.later_table(self.played, seen)
+            screen.space()
+        for (order_id, kind), copies in seen.retold().items():
+            screen.say(f"{kind} of {order_id} came {copies} times under one id: it counts once.")
         for letter in seen.letters:
             screen.fact("Dead letter", f"{letter['order_id']}, {letter['reason']}: {letter['error']}")
         return seen
@@ -207,16 +223,17 @@ class Story:
     async def _hear_of(self, orders: list[PlacedOrder]) -> None:
         await self._wait("events", lambda: self._count_heard(orders), len(orders))
 
+    async def _facts(self) -> dict[str, list[dict[str, int]]]:
+        """What Stripe's record has of the payment whose later life was played; each of its intents, if it has more."""
+        facts: dict[str, list[dict[str, int]]] = {}
+        for order_id in {fact.order_id for fact in self.played}:
+            for intent in await self._stage.stripe.intents(order_prefix=order_id):
+                for what, found in (await self._stage.stripe.facts(intent.payment_id)).items():
+                    facts.setdefault(what, []).extend(found)
+        return facts
+
     async def _wait(self, what: str, count: Callable[[], Awaitable[int]], total: int) -> None:
-        """Until `count` reaches the total. Raises DemoFailed after WAIT_S, or where the worker has died."""
-        deadline = time.monotonic() + WAIT_S
-        with self._screen.waiting(what, total) as show:
-            while (done := await count()) < total:
-                self._stage.worker.must_be_alive()
-                if time.monotonic() > deadline:
-                    raise DemoFailed(f"{what}: only {done} of {total} within {WAIT_S:.0f} s")
-                show(done)
-                await asyncio.sleep(LOOK_EVERY_S)
+        await wait_for_count(what, count, total, screen=self._screen, worker=self._stage.worker)
 
     async def _count_heard(self, orders: list[PlacedOrder]) -> int:
         return len(self._fulfilment.orders_heard_of() & {order.order_id for order in orders})

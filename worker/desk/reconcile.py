@@ -1,0 +1,70 @@
+"""`reconcile`: ledger, Stripe and what was told, held against each other."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from worker.app import build_gateway, bus_names
+from worker.bus.outgoing import Outgoing
+from worker.bus.publisher import Publisher
+from worker.desk.letters import open_ledger
+from worker.desk.screen import print_json, print_table, say
+from worker.errors import ConfigurationError
+from worker.letter import told_value
+from worker.publish_events import EventRelay
+from worker.reconcile import Finding, Reconciler
+from worker.settings import Settings
+from worker.telemetry import Metrics
+
+
+async def reconcile(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Look, print, and with --fix repair what is certain. 0 where nothing is left that needs a person, else 1."""
+    if not settings.has_stripe_key:
+        raise ConfigurationError("STRIPE_API_KEY is not set: Stripe must be asked")
+    if arguments.fix and not settings.has_broker:
+        raise ConfigurationError("AMQP_URL is not set: what is repaired is told on the bus")
+    names = bus_names(settings)
+    async with (
+        open_ledger(settings) as ledger,
+        build_gateway(settings) as gateway,
+        Publisher(settings.amqp_url.get_secret_value(), names) as publisher,
+    ):
+        relay = EventRelay(
+            ledger=ledger, outgoing=Outgoing(publisher, names), metrics=Metrics(), clock=lambda: datetime.now(UTC)
+        )
+        reconciler = Reconciler(
+            ledger=ledger,
+            gateway=gateway,
+            relay=relay,
+            event_source=settings.event_source,
+            clock=lambda: datetime.now(UTC),
+        )
+        findings = await reconciler.run(since=arguments.since, fix=arguments.fix)
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _print(findings)
+    return 1 if any(not finding.is_repaired for finding in findings) else 0
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    if not findings:
+        say("Ledger, Stripe and what was told agree.")
+        return
+    print_table(
+        {"finding": False, "order": False, "money": False, "what": True, "repair": True},
+        [
+            (
+                finding.kind,
+                finding.order_id or "–",
+                told_value(finding.amount_minor, finding.currency or None) or "–",
+                finding.what,
+                f"done: {finding.repair}" if finding.is_repaired else finding.repair,
+            )
+            for finding in findings
+        ],
+    )
+    left = sum(not finding.is_repaired for finding in findings)
+    certain = sum(finding.is_certain and not finding.is_repaired for finding in findings)
+    say(f"{len(findings)} findings, {left} left; {certain} of them --fix repairs.")

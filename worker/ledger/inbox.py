@@ -1,0 +1,133 @@
+"""Stripe's events in the ledger: kept when they come in, and marked done in the transaction of their effect.
+
+The functions run inside one transaction, as those of moves.py do.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from worker.ledger.moves import insert_if_absent
+from worker.ledger.schema import STRIPE_EVENTS
+from worker.stripe_event import InboxState, StripeEvent
+
+# Spelled out, or SQLite would not see that the index of waiting events holds all that is asked for.
+_IS_WAITING = STRIPE_EVENTS.c.state.in_(
+    sa.bindparam("waiting", (InboxState.RECEIVED, InboxState.PARKED), expanding=True, literal_execute=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that is not done with. tries: looks in vain so far."""
+
+    event: StripeEvent
+    received_at: datetime
+    tries: int
+
+
+def receive(conn: Connection, event: StripeEvent, *, set_aside: str | None, now: datetime) -> bool:
+    """Keep an event that came in; False where it was here already. set_aside: why it is none of ours, if it is not."""
+    return insert_if_absent(
+        conn,
+        STRIPE_EVENTS,
+        {
+            "event_id": event.event_id,
+            "type": event.type,
+            "created": event.created,
+            "livemode": event.livemode,
+            "account": event.account,
+            "api_version": event.api_version,
+            "family": event.family,
+            "object_id": event.object_id,
+            "payment_id": event.payment_id,
+            "order_id": event.order_id,
+            "idempotency_key": event.idempotency_key,
+            "facts": json.dumps(event.facts, separators=(",", ":")),
+            "state": InboxState.SET_ASIDE if set_aside else InboxState.RECEIVED,
+            "why": set_aside,
+            "received_at": now,
+            "moved_at": now,
+            "due_at": now,
+            "tries": 0,
+        },
+    )
+
+
+def is_known(conn: Connection, event_id: str) -> bool:
+    """Whether it came in before."""
+    return (
+        conn.execute(sa.select(STRIPE_EVENTS.c.event_id).where(STRIPE_EVENTS.c.event_id == event_id)).first()
+        is not None
+    )
+
+
+def due(conn: Connection, *, now: datetime, limit: int) -> Sequence[Waiting]:
+    """Events to be looked at now, the longest due first."""
+    rows = conn.execute(
+        sa.select(STRIPE_EVENTS)
+        .where(_IS_WAITING, STRIPE_EVENTS.c.due_at <= now)
+        .order_by(STRIPE_EVENTS.c.due_at, STRIPE_EVENTS.c.created, STRIPE_EVENTS.c.event_id)
+        .limit(limit)
+    )
+    return [Waiting(_event(row), row.received_at, row.tries) for row in rows]
+
+
+def is_waiting(conn: Connection, event_id: str) -> bool:
+    """Whether nobody has done with it meanwhile; locked until this transaction ends."""
+    return conn.scalar(_LOCK_EVENT, {"event_id": event_id}) in (InboxState.RECEIVED, InboxState.PARKED)
+
+
+def settle(conn: Connection, event_id: str, state: InboxState, *, why: str | None, now: datetime) -> None:
+    """Done with: applied, or set aside."""
+    conn.execute(_SETTLE, {"b_event_id": event_id, "state": state, "why": why, "moved_at": now})
+
+
+def park(conn: Connection, event_id: str, *, why: str, until: datetime, now: datetime) -> None:
+    """Look at it again later."""
+    conn.execute(
+        sa.update(STRIPE_EVENTS)
+        .where(STRIPE_EVENTS.c.event_id == event_id, _IS_WAITING)
+        .values(state=InboxState.PARKED, why=why, moved_at=now, due_at=until, tries=STRIPE_EVENTS.c.tries + 1)
+    )
+
+
+def counts(conn: Connection) -> Mapping[str, int]:
+    """How many there are in each state, of those that are not done with."""
+    rows = conn.execute(
+        sa.select(STRIPE_EVENTS.c.state, sa.func.count()).where(_IS_WAITING).group_by(STRIPE_EVENTS.c.state)
+    )
+    return {str(state): int(number) for state, number in rows}
+
+
+def _event(row: Row[Any]) -> StripeEvent:
+    return StripeEvent(
+        event_id=row.event_id,
+        type=row.type,
+        created=row.created,
+        livemode=row.livemode,
+        account=row.account,
+        api_version=row.api_version,
+        family=row.family,
+        object_id=row.object_id,
+        payment_id=row.payment_id,
+        order_id=row.order_id,
+        idempotency_key=row.idempotency_key,
+        facts=json.loads(row.facts),
+    )
+
+
+# Built once, as those of moves.py.
+_LOCK_EVENT = (
+    sa.select(STRIPE_EVENTS.c.state).where(STRIPE_EVENTS.c.event_id == sa.bindparam("event_id")).with_for_update()
+)
+_SETTLE = (
+    sa.update(STRIPE_EVENTS)
+    .where(STRIPE_EVENTS.c.event_id == sa.bindparam("b_event_id"))
+    .values({name: sa.bindparam(name) for name in ("state", "why", "moved_at")})
+)
