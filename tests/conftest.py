@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import Shop, WorkerProcess, clean_environment, new_names
 from worker.sandbox.broker import PrivateBroker
@@ -16,6 +17,10 @@ from worker.sandbox.postgres import PrivatePostgres
 from worker.sandbox.stripe_control import SandboxControl
 from worker.sandbox.stripe_server import RunningSandbox, running_sandbox
 from worker.settings import SETTING_NAMES
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 # A developer's shell must not leak into the tests.
 for _name in SETTING_NAMES:

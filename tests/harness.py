@@ -23,6 +23,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity
 
+from schemas import COMMAND_TYPES
 from worker.bus.topology import BusNames, declare_topology
 from worker.retry_policy import RUNGS_S
 from worker.sandbox.private_server import PrivateServer
@@ -174,7 +175,12 @@ class Shop:
     async def declare_worker_queue(self, *, routing_key: str = "order.created", **names: str) -> None:
         """So that orders sent before the worker's first start are kept: the worker finds it as it wants it."""
         fields = {key.lower(): value for key, value in (self.names | names).items()}
-        bus = BusNames(orders_routing_key=routing_key, retry_delays_s=RUNGS_S, **fields)
+        bus = BusNames(
+            orders_routing_key=routing_key,
+            retry_delays_s=RUNGS_S,
+            command_routing_keys=tuple(sorted(COMMAND_TYPES)),
+            **fields,
+        )
         await declare_topology(self.channel, bus)
 
     async def delete_worker_queues(self, **names: str) -> None:

@@ -25,9 +25,13 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.database_url.get_secret_value() == "sqlite+aiosqlite:///./payments.db"
     defaults = {
         "stripe_api_base": None,
+        "stripe_webhook_secret": None,
+        "webhook_tolerance": 300,
+        "webhook_secrets": (),
         "stripe_rate_limit": 25,
         "stripe_key_horizon": 82_800,
         "resolve_after": 900,
+        "reconcile_every": 900,
         "dead_letter_ceiling": 0.9,
         "http_host": "127.0.0.1",
         "http_port": 8080,
@@ -52,6 +56,8 @@ def test_every_setting_is_read_from_its_name_in_capitals() -> None:
         "STRIPE_RATE_LIMIT": "2.5",
         "STRIPE_KEY_HORIZON": "3600",
         "STRIPE_TIMEOUT": "10",
+        "STRIPE_WEBHOOK_SECRET": "whsec_oldoldold, whsec_newnewnew",
+        "WEBHOOK_TOLERANCE": "60",
         "DATABASE_URL": "postgresql://u:p@db/payments",
         "MIGRATE_AT_START": "true",
         "HTTP_HOST": "0.0.0.0",
@@ -61,6 +67,7 @@ def test_every_setting_is_read_from_its_name_in_capitals() -> None:
         "PREFETCH": "8",
         "CLAIM_TTL": "2",
         "RESOLVE_AFTER": "60",
+        "RECONCILE_EVERY": "0",
         "DEAD_LETTER_CEILING": "0.5",
         "DRAIN_TIMEOUT": "0",
         "EVENT_SOURCE": "shop-1",
@@ -74,6 +81,7 @@ def test_every_setting_is_read_from_its_name_in_capitals() -> None:
     assert {name for name in SETTING_NAMES if not name.endswith("_FILE")} == set(environment)
     settings = read_settings({**environment, "HOME": "/root", "STRIPE_SOMETHING": "else"})
     assert settings.stripe_api_base == "http://127.0.0.1:12111"
+    assert settings.webhook_secrets == ("whsec_oldoldold", "whsec_newnewnew")
     assert (settings.stripe_rate_limit, settings.http_port, settings.prefetch) == (2.5, 0, 8)
     unread = {name for name in Settings.model_fields if name not in settings.model_fields_set}
     assert unread == set()
@@ -82,7 +90,7 @@ def test_every_setting_is_read_from_its_name_in_capitals() -> None:
 def test_the_names_are_known_for_those_who_clear_the_environment() -> None:
     assert {"AMQP_URL", "STRIPE_API_KEY", "DATABASE_URL", "HTTP_PORT"} < SETTING_NAMES
     assert {name for name in SETTING_NAMES if name.endswith("_FILE")} == {f"{name}_FILE" for name in SECRETS}
-    assert {"AMQP_URL", "STRIPE_API_KEY", "DATABASE_URL"} == SECRETS
+    assert {"AMQP_URL", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL"} == SECRETS
 
 
 def test_what_is_missing_is_told_with_an_example() -> None:
@@ -206,11 +214,10 @@ def test_no_secret_is_shown_by_the_settings_themselves() -> None:
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_a_secret_may_stand_in_a_file(name: str, tmp_path: Path) -> None:
-    values = {**LEAST, "DATABASE_URL": "postgresql://u:p@h/d"}
-    file = tmp_path / "secret"
-    file.write_text(f"  {values.pop(name)}\n")
+    values = {**LEAST, "DATABASE_URL": "postgresql://u:p@h/d", "STRIPE_WEBHOOK_SECRET": "whsec_12345678"}
+    file, expected = tmp_path / "secret", values.pop(name)
+    file.write_text(f"  {expected}\n")
     settings = read_settings({**values, f"{name}_FILE": str(file), name: ""})
-    expected = {**LEAST, "DATABASE_URL": "postgresql://u:p@h/d"}[name]
     assert getattr(settings, name.lower()).get_secret_value() == expected
 
 
@@ -300,3 +307,10 @@ def test_every_number_says_its_unit() -> None:
     for name, field in Settings.model_fields.items():
         if field.annotation in (int, float) and name not in ("http_port", "prefetch", "dead_letter_ceiling"):
             assert re.search(r"[Ss]econds?\b", field.description or ""), name
+
+
+@pytest.mark.parametrize("told", ["sk_test_abcdefgh", "whsec_", "whsec_short", "whsec_12345678,", "whsec_1234 5678"])
+def test_what_is_no_webhook_secret_is_told_and_not_shown(told: str) -> None:
+    [problem] = problems_of({**LEAST, "STRIPE_WEBHOOK_SECRET": told})
+    assert problem.startswith("STRIPE_WEBHOOK_SECRET must be whsec_…")
+    assert told == "whsec_" or told not in problem

@@ -4,7 +4,8 @@ It is a fork server: the imports are paid once, and each request {"die_at": "fil
 worker, traced, that kills itself the first time that line is about to run for that order. "freeze_at" has it stop by
 SIGSTOP instead, once. Without either it lives; with "record" it writes the lines that ran, in their order, when it
 stops. "settings" are its own; "constants" replace those of its modules: {"publish_events.RELAY_EVERY_S": 0.1}.
-"argv" has it be a command of the operators' desk instead of a worker: then every line is its own.
+"traced" names other files than those of the spine. "argv" has it be a command of the operators' desk instead of a
+worker: then every line is its own.
 """
 
 import ast
@@ -138,7 +139,7 @@ def live(request: dict[str, Any]) -> int:
         request.get("order_id", ""),
         die_at=request.get("die_at"),
         freeze_at=request.get("freeze_at"),
-        traced=TRACED_AT_THE_DESK if "argv" in request else TRACED,
+        traced=TRACED_AT_THE_DESK if "argv" in request else tuple(request.get("traced", TRACED)),
     )
     # A command that is only to come to its end is left alone: tracing costs more than what it does.
     if "order_id" in request or request.keys() & {"die_at", "record"}:

@@ -28,6 +28,14 @@ COMMAND = [sys.executable, "-m", "worker", "demo"]
 LIMIT_S = 60
 ROW = re.compile(r"^ +[0-9a-f]{4}-\d\d +[\d.]+ [A-Z]{3} +(\w+) +pi_\S+ +1 +1 (created|failed) *$", re.MULTILINE)
 VERDICT = "10 orders, 10 intents, 10 events, 1 dead letter: nothing twice, nothing lost."
+LIFE = (
+    ("payment", "received 1250.00 USD", "payment.succeeded"),
+    ("settlement", "fee 36.55, net 1213.45 USD", "payment.settled"),
+    ("refund", "refunded 250.00 USD", "payment.refunded"),
+    ("dispute", "disputed 1000.00 USD", "payment.dispute_opened"),
+)
+LIFE_VERDICT = "1 payment paid, settled, refunded in part, disputed: 4 events, 1 refund."
+LEFT_OUT = "   Refunds, disputes and the like are left out: no webhook reaches this machine.\n"
 LeftBehind = Callable[[], list[str]]
 
 
@@ -42,7 +50,22 @@ def must_have_gone_well(output: str) -> None:
     assert sorted(event for _, event in rows) == ["created"] * 9 + ["failed"], output
     assert sorted({status for status, _ in rows}) == ["requires_payment_method", "succeeded"]
     assert VERDICT in output
-    assert not re.search(r"_secret_[A-Za-z0-9]|(sk|rk)_test_[A-Za-z0-9]", output)
+    assert not re.search(r"_secret_[A-Za-z0-9]|(sk|rk)_test_[A-Za-z0-9]|whsec_", output)
+
+
+def must_have_shown_a_payments_life(output: str) -> None:
+    at = 0
+    for what, amounts, kind in LIFE:
+        heard = re.compile(rf"^ +← [0-9a-f]{{4}}-07  {re.escape(kind)} +{amounts} *$", re.MULTILINE).search(output, at)
+        assert heard, f"{kind} was not heard, or not in its turn:\n{output}"
+        at = heard.end()
+        short = kind.removeprefix("payment.")
+        assert re.search(rf"^ +[0-9a-f]{{4}}-07 +{what} +{amounts} +1 +1 {short} *$", output, re.MULTILINE), output
+    assert re.search(r"^ +→ [0-9a-f]{4}-07 +250\.00 USD  refund\.requested *$", output, re.MULTILINE)
+    assert re.search(r"^ +→ [0-9a-f]{4}-07 +250\.00 USD  the same request again *$", output, re.MULTILINE)
+    assert re.search(r"The refund of [0-9a-f]{4}-07 was asked for twice, and Stripe has made 1\.", output)
+    assert LIFE_VERDICT in output
+    assert LEFT_OUT not in output
 
 
 def test_without_a_terminal_it_ends_well_in_plain_lines_and_leaves_nothing(
@@ -51,6 +74,7 @@ def test_without_a_terminal_it_ends_well_in_plain_lines_and_leaves_nothing(
     done = run(clean)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     must_have_gone_well(done.stdout)
+    must_have_shown_a_payments_life(done.stdout)
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert re.search(r"Dead letter +[0-9a-f]{4}-11, bad_message: amount: 10.005 does not fit USD", done.stdout)
@@ -66,8 +90,10 @@ def test_on_a_terminal_it_has_colours_and_fits(clean: dict[str, str], left_behin
     assert "\x1b[32m" in output
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") > 0, "the cursor must be seen again"
     bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r\n", "\n")
+    bare = re.sub(r"^.*\r", "", bare, flags=re.MULTILINE)  # a bar that was written over
     must_have_gone_well(bare)
-    assert max(len(line.rpartition("\r")[2]) for line in bare.splitlines()) <= columns
+    must_have_shown_a_payments_life(bare)
+    assert max(map(len, bare.splitlines())) <= columns
     assert bool(re.search(r"pi_\w{20}", bare)) == (columns == 120), "whole intent ids where there is room"
     assert left_behind() == []
 
@@ -99,6 +125,7 @@ async def test_a_given_broker_is_used_and_left_as_it_was(clean: dict[str, str], 
 
     assert done.returncode == 0, done.stdout
     must_have_gone_well(done.stdout)
+    must_have_shown_a_payments_life(done.stdout)
     assert "guest:guest" not in done.stdout
     assert await what_is_there(broker) == before
 
@@ -113,6 +140,9 @@ async def test_with_a_test_key_it_uses_that_stripe_and_kills_at_the_first_event(
     assert done.returncode == 0, done.stdout
     must_have_gone_well(done.stdout)
     assert re.search(r"Worker \d+ killed: \d of 4 events are out", done.stdout)
+    assert done.stdout.count(LEFT_OUT) == 1
+    assert not re.search(r"payment\.(succeeded|settled|refunded|dispute_opened)|refund\.requested", done.stdout)
+    assert LIFE_VERDICT not in done.stdout
     assert (stats["intents"], stats["orders"], stats["faults_fired"]) == (10, 10, {})
 
 
@@ -162,6 +192,26 @@ async def test_a_stripe_that_lies_is_found_out(
     (log,) = files_in(tmp_path)
     assert told.endswith(f"The worker's log is kept:\n   {log}\n")
     assert '"event": "worker.started"' in log.read_text()
+
+
+async def test_a_refund_made_twice_is_found_out(
+    broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    honest = StripeSide.facts
+
+    async def twice(self: StripeSide, payment_id: str) -> dict[str, list[dict[str, int]]]:
+        facts = await honest(self, payment_id)
+        return facts | {"refund": facts["refund"] * 2}
+
+    monkeypatch.setattr(StripeSide, "facts", twice)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    assert await demo({**os.environ, "AMQP_URL": broker.amqp_url}) == 1
+
+    told = capsys.readouterr().out
+    assert re.search(r"^   - [0-9a-f]{4}-07: 2 refunds at Stripe, promised was one$", told, re.MULTILINE)
+    assert VERDICT not in told
+    assert LIFE_VERDICT not in told
 
 
 async def test_a_worker_that_does_not_start_is_told_with_its_last_words(

@@ -283,7 +283,7 @@ async def take_back(ledger: Ledger, letter_id: str, replay_id: str = "rp_1") -> 
     return await ledger.run(replays.take_back, replay_id, letter_id, by=OPERATOR, why=why, now=later(450))
 
 
-async def test_a_letter_that_cannot_be_sent_is_open_again_and_has_failed_in_its_replay(ledger: Ledger) -> None:
+async def test_a_letter_that_cannot_be_sent_is_open_again_and_is_blocked_in_its_replay(ledger: Ledger) -> None:
     ids = await land_many(ledger, 2)
     await make_replay(ledger)
     assert await take(ledger) == ids
@@ -292,7 +292,7 @@ async def test_a_letter_that_cannot_be_sent_is_open_again_and_has_failed_in_its_
     assert await take_back(ledger, ids[0])
 
     assert await letter_steps.read(ledger, ids[0]) == replace(before, state=LetterState.OPEN, moved_at=later(450))
-    assert await items(ledger) == {ids[0]: "failed", ids[1]: "sent"}
+    assert await items(ledger) == {ids[0]: "blocked", ids[1]: "sent"}
     assert (await said(ledger))[ids[0]] == "its message cannot be published: too long"
     line = (await rows(ledger, ACTS))[-1]
     assert (line["act"], line["letter_id"], line["replay_id"], line["by"], line["why"]) == (
