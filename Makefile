@@ -8,7 +8,9 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
-BESIDE := tests/crash tests/desk
+# Groups of tests that run beside the others: they mostly wait, and for each other in vain.
+DEATHS := tests/crash
+DESK := tests/desk tests/ledger tests/demo tests/nodes
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
@@ -21,11 +23,12 @@ demo: $(DONE)/run-time $(if $(AMQP_URL),,broker) ## watch orders become payments
 test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k money" for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
-else # the deaths and the desk take as long as all the others: beside them, on the second core
+else # the deaths and the desk take as long as all the others: beside them
 	@mkdir -p build
-	@$(BIN)/pytest -p no:cacheprovider $(BESIDE) >build/beside.log 2>&1 & beside=$$!; trap "kill $$beside" INT TERM; \
-		$(BIN)/pytest $(BESIDE:%=--ignore=%); others=$$?; \
-		wait $$beside; killed=$$?; cat build/beside.log; test $$others -eq 0 && test $$killed -eq 0
+	@$(BIN)/pytest -p no:cacheprovider $(DEATHS) >build/deaths.log 2>&1 & deaths=$$!; \
+		$(BIN)/pytest -p no:cacheprovider $(DESK) >build/desk.log 2>&1 & desk=$$!; trap "kill $$deaths $$desk" INT TERM; \
+		$(BIN)/pytest $(DEATHS:%=--ignore=%) $(DESK:%=--ignore=%); all=$$?; \
+		wait $$deaths || all=1; wait $$desk || all=1; cat build/deaths.log build/desk.log; exit $$all
 endif
 
 lint: $(DONE)/development ## style, format, and which module may import which
