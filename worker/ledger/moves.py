@@ -203,7 +203,7 @@ def start_call(  # noqa: PLR0911 - one line for each state of the call, read as 
 
 def _why_not_to_ask(conn: Connection, order_id: str) -> Ended | CanceledBefore | None:
     """Holds the payment, so that nobody ends it unasked beside a call."""
-    if conn.scalar(_HOLD_PAYMENT, {"b_order_id": order_id}) != PaymentState.OPEN:
+    if conn.scalar(_HOLD_PAYMENT, {"b_order_id": order_id}) not in (PaymentState.OPEN, None):
         return Ended()
     return CanceledBefore() if conn.execute(_CANCELED_BEFORE, {"b_order_id": order_id}).first() else None
 
