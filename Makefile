@@ -10,7 +10,7 @@ INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
 # Groups of tests that run beside the others: they mostly wait, and for each other in vain.
 DEATHS := tests/crash
-DESK := tests/desk tests/ledger tests/demo tests/nodes
+DESK := tests/desk tests/ledger tests/demo tests/nodes tests/sandbox tests/properties
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
