@@ -18,7 +18,7 @@ import structlog
 
 from schemas import Command, IncomingEvent
 from worker.bus.delivery import Delivery
-from worker.errors import CallRefused, CallTransient, ModeMismatch, Refusal, StaleMove, WorkerError
+from worker.errors import CallRefused, CallTransient, CallUnknown, ModeMismatch, Refusal, StaleMove, WorkerError
 from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
 from worker.payment import Operation, Payment, PaymentEvent
@@ -149,6 +149,12 @@ class CommandDoer:
             done = await self._gateway.change_payment(operation, payment, now=self._clock())
         except CallRefused as refused:
             return await self._refused(request, payment, refused.refusal)
+        except CallUnknown as unknown:
+            if (
+                not unknown.may_ask_again
+            ):  # the key brings this for ever: what it came to shows, and then another may do
+                await self._ledger.run(requests.note_unknown, operation, because=unknown.reason, now=self._clock())
+            raise
         log.info("command.done", request_id=request.request_id, kind=request.kind, object_id=done.object_id)
         return AlreadySo(), [done]
 

@@ -87,8 +87,8 @@ def request_of(
         case RefundRequestedData():
             kind = CommandKind.REFUND
             asked = {"amount": _written(command.amount), "currency": command.currency, "reason": command.reason}
-    # An event id may be longer and of other letters than a request id; one without either is known by its order.
-    request_id = command.request_id or hashlib.sha256(f"{command.order_id} {event_id}".encode()).hexdigest()[:32]
+    # Only a cancel may have neither; the same words are the same cancel then.
+    request_id = command.request_id or event_id or hashlib.sha256(str(sorted(asked.items())).encode()).hexdigest()[:32]
     return Request(command.order_id, request_id, kind, asked, event_id, correlation_id, traceparent)
 
 

@@ -4,114 +4,63 @@ Written from the README's promises, with nothing of the worker in it: a rule tha
 share its mistakes. Pure; each violation is a sentence that begins with the number of its rule.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-CREATED, FAILED = "payment.intent_created", "payment.failed"
+from tests.chaos import life_rules
+from tests.chaos.history import CANCEL, History, Letter, Told, order_of, read
+
+CREATED, FAILED, CANCELED = "payment.intent_created", "payment.failed", "payment.canceled"
 # "any": Stripe may refuse the order before an intent is made, and then a failure without an intent is right.
 TYPES_OF_KIND = {"created": {CREATED}, "declined": {FAILED}, "any": {CREATED, FAILED}}
 CREATE_PATH = "/v1/payment_intents"
-SECRETS = (b"_secret_", b"sk_test_", b"sk_live_", b"rk_test_", b"rk_live_")
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """An order as it was sent; `kind` is what must come of it, one of TYPES_OF_KIND."""
-
-    amount_minor: int
-    currency: str
-    kind: str = "created"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A message as it came out of a subscriber's queue; a second copy is a second one of these."""
-
-    routing_key: str | None
-    message_id: str | None
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter. `content` is all of it that a person can see: headers and body."""
-
-    order_id: str | None
-    reason: str | None
-    content: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """All that was seen of one run.
-
-    requests and intents: rows and intents as the sandbox's control surface tells them. faults_over: whether the orders
-    were given time after the last fault, so that nothing is left to excuse a dead letter. keys_expire: whether keys
-    grew past their life in this run.
-    """
-
-    orders: Mapping[str, Order]
-    events: Sequence[Event]
-    requests: Sequence[Mapping[str, Any]]
-    intents: Sequence[Mapping[str, Any]]
-    letters: Sequence[Letter]
-    faults_over: bool
-    keys_expire: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """An event that could be read."""
-
-    event: Event
-    envelope: Mapping[str, Any]
-    data: Mapping[str, Any]
-
-    @property
-    def event_id(self) -> str:
-        return str(self.envelope.get("id"))
+SECRETS = (b"_secret_", b"sk_test_", b"sk_live_", b"rk_test_", b"rk_live_", b"whsec_")
 
 
 def violations(history: History) -> list[str]:
     """Every promise that was not kept; empty when all were."""
-    told, unreadable = _read(history.events)
+    told, unreadable = read(history.events)
+    outcomes = {order_id: outcomes_of(events) for order_id, events in told.items()}
     found = list(unreadable)
-    for rule in (_intents, _outcomes, _agreement, _one_event, _copies):
+    for rule in (_intents, _outcomes, _agreement, _one_event):
+        found += rule(history, outcomes)
+    for rule in (_copies, *life_rules.RULES):
         found += rule(history, told)
     found += _keys(history)
     found += _secrets(history)
     return found
 
 
-def _read(events: Sequence[Event]) -> tuple[dict[str, list[_Told]], list[str]]:
-    """The events of each order, and what cannot be read as an event at all."""
-    told: dict[str, list[_Told]] = defaultdict(list)
-    unreadable = []
-    for event in events:
-        try:
-            envelope = json.loads(event.body)
-            told[str(envelope["data"]["order_id"])].append(_Told(event, envelope, envelope["data"]))
-        except (ValueError, KeyError, TypeError):
-            unreadable.append(f"I5: event {event.message_id} cannot be read: {event.body[:80]!r}")
-    return told, unreadable
+def outcomes_of(events: Sequence[Told]) -> list[Told]:
+    """Those that tell the outcome of an order; a cancel that came before it is one too."""
+    made = [each for each in events if each.type in (CREATED, FAILED)]
+    return made or [each for each in events if _tells_canceled_before(each)]
 
 
-def _order_of(intent: Mapping[str, Any]) -> str | None:
-    return (intent.get("metadata") or {}).get("order_id")
+def _tells_canceled_before(told: Told) -> bool:
+    return told.type == CANCELED and told.data.get("payment_id") is None
+
+
+def _tells_no_intent(told: Told) -> bool:
+    return told.type == FAILED and told.data.get("payment_id") is None
+
+
+def _asked_to_cancel(history: History) -> set[str]:
+    return {command.order_id for command in history.commands if command.kind == CANCEL}
 
 
 def _live(history: History) -> dict[str | None, list[Mapping[str, Any]]]:
+    """The intents of each order, without those that were canceled though nobody asked for it over the bus."""
+    canceled = _asked_to_cancel(history)
     live: dict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
     for intent in history.intents:
-        if intent["status"] != "canceled":
-            live[_order_of(intent)].append(intent)
+        if intent["status"] != "canceled" or order_of(intent) in canceled:
+            live[order_of(intent)].append(intent)
     return live
 
 
-def _intents(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
+def _intents(history: History, told: Mapping[str, list[Told]]) -> Iterator[str]:
     """I1: one live intent for each order, of what was ordered; none that nobody ordered."""
     live = _live(history)
     for order_id in live.keys() - history.orders.keys():
@@ -119,7 +68,8 @@ def _intents(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]
     for order_id, order in history.orders.items():
         intents = live.get(order_id, [])
         events = told.get(order_id, [])
-        may_be_none = not events or (order.kind == "any" and all(_tells_no_intent(event) for event in events))
+        is_refused = order.kind == "any" and all(map(_tells_no_intent, events))
+        may_be_none = is_refused or all(map(_tells_canceled_before, events))
         if len(intents) > 1 or not (intents or may_be_none):
             yield f"I1: {order_id}: {len(intents)} live intents at Stripe"
         for intent in intents:
@@ -128,15 +78,12 @@ def _intents(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]
                 yield f"I1: {order_id}: {intent['id']} is over {got}, ordered was {asked}"
 
 
-def _tells_no_intent(told: _Told) -> bool:
-    return told.envelope.get("type") == FAILED and told.data.get("payment_id") is None
-
-
-def _outcomes(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
+def _outcomes(history: History, told: Mapping[str, list[Told]]) -> Iterator[str]:
     """I2: an event or a dead letter, never both and never neither; no letter at all once the faults are over."""
     letters: dict[str | None, list[Letter]] = defaultdict(list)
     for letter in history.letters:
-        letters[letter.order_id].append(letter)
+        if letter.command is None:
+            letters[letter.order_id].append(letter)
     for order_id in history.orders:
         if not told.get(order_id) and order_id not in letters:
             yield f"I2: {order_id}: lost, neither an event nor a dead letter"
@@ -150,9 +97,9 @@ def _outcomes(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str
             yield f"I2: {order_id}: a dead letter although the faults are over ({', '.join(reasons)})"
 
 
-def _agreement(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
+def _agreement(history: History, told: Mapping[str, list[Told]]) -> Iterator[str]:
     """I3: what the bus was told is what Stripe has, and the kind of outcome that the order asked for."""
-    live = _live(history)
+    live, canceled = _live(history), _asked_to_cancel(history)
     for order_id, events in told.items():
         order = history.orders.get(order_id)
         if order is None:
@@ -160,11 +107,12 @@ def _agreement(history: History, told: Mapping[str, list[_Told]]) -> Iterator[st
             continue
         intents = {intent["id"]: intent for intent in live.get(order_id, [])}
         for each in {each.event_id: each for each in events}.values():
-            data, type_ = each.data, each.envelope.get("type")
-            if type_ not in TYPES_OF_KIND[order.kind]:
+            data, type_ = each.data, each.type
+            may_be = TYPES_OF_KIND[order.kind] | ({CANCELED} if order_id in canceled else set())
+            if type_ not in may_be:
                 yield f"I3: {order_id}: told as {type_}, the order was one to be {order.kind}"
             payment_id = data.get("payment_id")
-            if payment_id is None and type_ == FAILED and not intents:
+            if payment_id is None and type_ in (FAILED, CANCELED) and not intents:
                 expected = (order.amount_minor, order.currency)
             elif payment_id in intents:
                 expected = (intents[payment_id]["amount"], intents[payment_id]["currency"])
@@ -175,17 +123,17 @@ def _agreement(history: History, told: Mapping[str, list[_Told]]) -> Iterator[st
                 yield f"I3: {order_id}: the event is over {got}, at Stripe it is {expected}"
 
 
-def _one_event(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
+def _one_event(history: History, told: Mapping[str, list[Told]]) -> Iterator[str]:
     """I4: one outcome for each order, however often it is told."""
     for order_id in history.orders:
         events = told.get(order_id, [])
         if len(ids := sorted({each.event_id for each in events})) > 1:
             yield f"I4: {order_id}: {len(ids)} event ids ({', '.join(ids)})"
-        if len(types := sorted({str(each.envelope.get("type")) for each in events})) > 1:
+        if len(types := sorted({each.type for each in events})) > 1:
             yield f"I4: {order_id}: told both as {' and as '.join(types)}"
 
 
-def _copies(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
+def _copies(history: History, told: Mapping[str, list[Told]]) -> Iterator[str]:
     """I5: copies are byte-equal, and what stands outside of the body is what stands in it."""
     bodies: dict[str, set[bytes]] = defaultdict(set)
     for order_id, events in told.items():
@@ -195,8 +143,9 @@ def _copies(history: History, told: Mapping[str, list[_Told]]) -> Iterator[str]:
                 "message_id": (each.event.message_id, each.envelope.get("id")),
                 "routing key": (each.event.routing_key, each.envelope.get("type")),
                 "subject": (each.envelope.get("subject"), order_id),
-                "sequence": (each.data.get("sequence"), 1),
             }
+            if each in outcomes_of(events):
+                wanted["sequence"] = each.data.get("sequence"), 1
             for name, (got, expected) in wanted.items():
                 if got != expected:
                     yield f"I5: {order_id}: the {name} is {got!r}, not {expected!r}"

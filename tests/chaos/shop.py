@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -10,7 +10,11 @@ import aio_pika
 import sqlalchemy as sa
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
-from tests.chaos.checker import Event, Letter
+from schemas import COMMAND_TYPES
+from tests.chaos.checker import outcomes_of
+from tests.chaos.commands import Message
+from tests.chaos.history import Command, Event, Letter, Told, read
+from tests.chaos.life_rules import answers
 from tests.harness import QUORUM
 from worker.bus.connection import bus_errors, close, connect
 from worker.bus.topology import BusNames, declare_topology
@@ -31,7 +35,12 @@ class Shop:
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         fields = {key.lower(): value for key, value in names.items()}
-        self._names = BusNames(orders_routing_key="order.created", retry_delays_s=RUNGS_S, **fields)
+        self._names = BusNames(
+            orders_routing_key="order.created",
+            retry_delays_s=RUNGS_S,
+            command_routing_keys=tuple(sorted(COMMAND_TYPES)),
+            **fields,
+        )
         self._tap = f"{self._names.payments_exchange}.tap"
         self.sent = 0
         self.events: list[Event] = []
@@ -41,16 +50,19 @@ class Shop:
         channel = await self._open()
         await declare_topology(channel, self._names)
         tap = await channel.declare_queue(self._tap, durable=True, arguments=QUORUM)
-        await tap.bind(self._names.payments_exchange, "payment.#")
+        await tap.bind(self._names.payments_exchange, "#")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await close(self._connection)
 
-    async def send(self, message_id: str, body: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         """Returns once the broker has confirmed it, however often that has to be tried."""
-        message = aio_pika.Message(
-            json.dumps(body).encode(), message_id=message_id, delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+        sent = aio_pika.Message(
+            json.dumps(message.body).encode(),
+            message_id=message.message_id,
+            type=message.type,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
         while True:
             try:
@@ -58,7 +70,7 @@ class Shop:
                 with bus_errors():
                     async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                         orders = await channel.get_exchange(self._names.orders_exchange, ensure=False)
-                        await orders.publish(message, self._names.orders_routing_key, mandatory=True)
+                        await orders.publish(sent, message.type or self._names.orders_routing_key, mandatory=True)
             except BusUnavailable:
                 await self._drop()
                 await asyncio.sleep(0.2)
@@ -81,9 +93,23 @@ class Shop:
             counts.append(declared.declaration_result.message_count or 0)
         return sum(counts)
 
-    def orders_with_an_outcome(self) -> set[str | None]:
-        told = {json.loads(event.body).get("subject") for event in self.events}
-        return told | {letter.order_id for letter in self.letters}
+    def told(self) -> dict[str, list[Told]]:
+        """The events of each order."""
+        return read(self.events)[0]
+
+    def without_an_outcome(self, orders: Iterable[str]) -> set[str]:
+        """Of the orders, those that have come to nothing yet."""
+        told, dead = self.told(), {letter.order_id for letter in self.letters if letter.command is None}
+        return {each for each in orders if each not in dead and not outcomes_of(told.get(each, []))}
+
+    def without_an_answer(self, commands: Iterable[Command]) -> list[Command]:
+        """Of the commands, those that nothing has answered yet."""
+        told, dead = self.told(), {(letter.order_id, letter.command) for letter in self.letters}
+        return [
+            each
+            for each in commands
+            if (each.order_id, each.name) not in dead and not answers(each, told.get(each.order_id, []))
+        ]
 
     async def _open(self) -> AbstractChannel:
         """Raises BusUnavailable."""
@@ -120,4 +146,13 @@ def _letters_in(ledger_url: str) -> list[Letter]:
             rows = conn.execute(sa.text("SELECT * FROM letters")).mappings().all()
     finally:
         engine.dispose()
-    return [Letter(row["order_id"], row["reason"], repr(dict(row)).encode()) for row in rows]
+    return [_letter(dict(row)) for row in rows]
+
+
+def _letter(row: dict[str, Any]) -> Letter:
+    command = None
+    with suppress(ValueError, KeyError, TypeError):
+        properties = json.loads(row["properties"])
+        if properties.get("type") in COMMAND_TYPES:
+            command = json.loads(row["body"]).get("request_id") or properties.get("message_id")
+    return Letter(row["order_id"], row["reason"], repr(row).encode(), command)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.chaos.chaos import Options, run_chaos
+from tests.chaos.chaos import run_chaos
+from tests.chaos.report import Options
 
 
 @pytest.mark.parametrize("ledger", ["sqlite", "postgresql"])

@@ -1,48 +1,27 @@
 """The checker must be able to fail: each way to break a promise, planted in a clean history, is told by its rule."""
 
 import ast
-import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
-from tests.chaos import checker
-from tests.chaos.checker import Event, History, Letter, Order, violations
-
-ORDERS = {
-    "order-1": Order(1250, "usd"),
-    "order-2": Order(500, "jpy"),
-    "order-3": Order(999, "eur", "declined"),
-    "order-4": Order(10, "usd", "any"),
-}
-
-
-def event(order_id: str, type_: str = checker.CREATED, *, event_id: str | None = None, **data: Any) -> Event:
-    order = ORDERS.get(order_id, Order(100, "usd"))
-    told = {"payment_id": f"pi_{order_id}", "amount_minor": order.amount_minor, "currency": order.currency}
-    envelope = {
-        "id": event_id or f"{order_id}/payment/1",
-        "type": type_,
-        "subject": order_id,
-        "data": {"order_id": order_id, "sequence": 1, **told, **data},
-    }
-    return Event(type_, str(envelope["id"]), json.dumps(envelope).encode())
-
-
-def intent(order_id: str, **other: Any) -> dict[str, Any]:
-    order = ORDERS.get(order_id, Order(100, "usd"))
-    made = {"id": f"pi_{order_id}", "status": "succeeded", "amount": order.amount_minor, "currency": order.currency}
-    return {**made, "metadata": {"order_id": order_id}, **other}
-
-
-def request(seq: int, order_id: str, attempt: int = 1, **other: Any) -> dict[str, Any]:
-    key = f"payment-worker:{order_id}:create_intent:{attempt}"
-    row = {"seq": seq, "method": "POST", "path": "/v1/payment_intents", "order_id": order_id, "status": 200}
-    return {**row, "idempotency_key": key, **other}
+from tests.chaos import checker, history, life_rules
+from tests.chaos.checker import violations
+from tests.chaos.histories import (
+    ORDERS,
+    Bug,
+    event,
+    instead,
+    intent,
+    plus,
+    request,
+    with_intent,
+    without_event,
+)
+from tests.chaos.history import Event, History, Letter
 
 
 def clean() -> History:
@@ -66,7 +45,7 @@ def clean() -> History:
             event("order-1"),
         ],
         requests=rows,
-        intents=[intent("order-1"), intent("order-2"), intent("order-3"), intent("order-1", id="x", status="canceled")],
+        intents=[intent("order-1"), intent("order-2"), intent("order-3")],
         letters=[],
         faults_over=True,
     )
@@ -89,29 +68,6 @@ def test_a_key_past_its_life_is_a_reason_for_a_new_one() -> None:
     assert violations(replace(history, keys_expire=True)) == []
 
 
-def plus(history: History, **more: Any) -> History:
-    """The history with one thing more in each list that is named."""
-    return replace(history, **{name: [*getattr(history, name), thing] for name, thing in more.items()})
-
-
-def without_event(history: History, order_id: str) -> History:
-    return replace(history, events=[each for each in history.events if f'"{order_id}"'.encode() not in each.body])
-
-
-def instead(history: History, order_id: str, *events: Event) -> History:
-    kept = without_event(history, order_id)
-    return replace(kept, events=[*kept.events, *events])
-
-
-def with_intent(history: History, order_id: str, **other: Any) -> History:
-    intents = [
-        {**each, **other} if each["metadata"]["order_id"] == order_id and each["status"] != "canceled" else each
-        for each in history.intents
-    ]
-    return replace(history, intents=intents)
-
-
-Bug = Callable[[History], History]
 BUGS: dict[str, tuple[Bug, str]] = {
     "a double intent": (
         lambda clean: plus(clean, intents=intent("order-1", id="pi_other")),
@@ -245,9 +201,11 @@ def test_a_planted_bug_is_told(plant: Bug, told: str) -> None:
     assert told in violations(plant(clean()))
 
 
-def test_the_checker_needs_nothing_but_the_standard_library() -> None:
-    tree = ast.parse(Path(checker.__file__).read_text())
+@pytest.mark.parametrize("module", [checker, history, life_rules], ids=lambda module: module.__name__)
+def test_the_checker_needs_nothing_but_the_standard_library(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    own = {"tests.chaos", "tests.chaos.history"}
 
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    assert {name.partition(".")[0] for name in imported - own} <= sys.stdlib_module_names

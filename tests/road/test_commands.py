@@ -309,6 +309,32 @@ async def test_what_nobody_comes_back_for_is_carried_out_in_the_background(
     assert event["data"]["refund"]["request_id"] == "r-1"
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "path", "order", "answer"),
+    [
+        ("order.cancelled", "*/cancel", OPEN, "payment.canceled"),
+        ("payment.capture_requested", "*/capture", AUTHORIZED, "payment.captured"),
+        ("refund.requested", "/v1/refunds", PAID, "payment.refunded"),
+    ],
+)
+async def test_an_error_that_stripe_keeps_is_looked_behind_and_then_asked_under_another_key(
+    worker: WorkerProcess,
+    shop: Shop,
+    stripe: SandboxControl,
+    kind: str,
+    path: str,
+    order: dict[str, Any],
+    answer: str,
+    is_done: bool,
+) -> None:
+    payment = await made(shop, "order-1", order)
+    await stripe.add_fault("stored_500", method="POST", path=path, with_object=is_done, times=1)
+    await command(shop, kind, {"order_id": "order-1", "request_id": "r-1"})
+    await told(shop, "order-1", answer)
+    assert len(await stripe.objects("refunds", intent_id=payment["payment_id"])) == (kind == "refund.requested")
+
+
 async def test_a_request_id_means_one_thing(worker: WorkerProcess, shop: Shop, environment: dict[str, str]) -> None:
     await made(shop, "order-1", AUTHORIZED)
     await command(shop, "payment.capture_requested", {"order_id": "order-1", "request_id": "r-1", "amount": "5.00"})

@@ -3,6 +3,7 @@
 The functions run inside one transaction, as those of moves.py do.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,10 @@ from worker.stripe_event import StripeEvent
 
 # A call whose key is too old is followed by another attempt once nothing of it can be on its way any more.
 SETTLES: Final = timedelta(minutes=5)
+# For what Stripe repairs by itself moments after an error that it keeps.
+STORED_SETTLES: Final = timedelta(seconds=5)
+MOST_KEY_CHARS: Final = 64
+_OPEN: Final = (OperationState.STARTED, OperationState.UNKNOWN)
 
 
 class OtherRequest(Exception):
@@ -118,18 +123,24 @@ def _decided(
     """What is to be done, where our own earlier call may be what made the payment as it is."""
     promised = _promised_minor(conn, request, life)
     answer = decide(request, life, promised_minor=promised)
-    started = [each for each in _calls(conn, request) if each.state is OperationState.STARTED]
+    started = [each for each in _calls(conn, request) if each.state in _OPEN]
     if not started:
         if isinstance(answer, Refused) and promised and not isinstance(decide(request, life), Refused):
             raise StaleMove("another refund is on its way, and what it leaves is not known")
         return answer
-    if request.kind is CommandKind.CAPTURE and life.payment.status == "succeeded":
-        return AlreadySo()
     if isinstance(answer, Refused):
-        if now - started[-1].first_asked_at <= timedelta(seconds=key_horizon_s):
+        if not _is_spent(started[-1], key_horizon_s=key_horizon_s, now=now):
             return ToAsk(started[-1].params)  # its key brings what it came to
         _require_settled(started[-1], now=now)
+        if request.kind is CommandKind.CAPTURE and _is_captured_by(started[-1], life):
+            return AlreadySo()
     return answer
+
+
+def _is_captured_by(call: Operation, life: Life) -> bool:
+    """Whether the money that came in is what the call asked for, as far as can still be told."""
+    asked = call.params.get("amount_to_capture", life.payment.amount_minor)
+    return life.payment.status == "succeeded" and life.received_minor == asked
 
 
 def finish(
@@ -152,6 +163,18 @@ def finish(
     if _state(conn, request) is not RequestState.OPEN:
         return told
     return [*told, *_end(conn, request, life, outcome, source=source, now=now)]
+
+
+def note_unknown(conn: Connection, operation: Operation, *, because: str, now: datetime) -> None:
+    """Asking again under this key cannot tell any more, which is known from now on."""
+    _change_call(
+        conn,
+        operation,
+        state=OperationState.UNKNOWN,
+        unknown_because=because,
+        asks=moves.times_json((*operation.asks, now)),
+        last_asked_at=now,
+    )
 
 
 def idle(conn: Connection, *, before: datetime, limit: int) -> Sequence[Request]:
@@ -227,6 +250,12 @@ def _end(
     return [*told, *(each for each in known if each not in told)]
 
 
+def _key(request: Request) -> str:
+    """Of what answers a request: its id, or a short name for one that is too long for an event's id."""
+    is_long = len(request.request_id) > MOST_KEY_CHARS
+    return hashlib.sha256(request.request_id.encode()).hexdigest()[:32] if is_long else request.request_id
+
+
 def _done(request: Request, life: Life, now: datetime) -> list[Telling]:
     """What answers a request that is carried out; a refund is told with its own fact."""
     if request.kind is CommandKind.CAPTURE:
@@ -235,7 +264,7 @@ def _done(request: Request, life: Life, now: datetime) -> list[Telling]:
             "request_id": request.request_id,
             **in_both_units(life.payment.currency, captured=captured),
         }
-        return [Telling("payment.captured", request.request_id, now, data)]
+        return [Telling("payment.captured", _key(request), now, data)]
     refunds = [each for each in life.refunds.values() if each.request_id == request.request_id]
     if refunds:
         return [Telling("payment.refunded", each.refund_id, now) for each in refunds if each.status == "succeeded"]
@@ -255,7 +284,7 @@ def _refusal(request: Request, life: Life, refused: Refused, now: datetime) -> T
         CommandKind.CAPTURE: "payment.capture_failed",
         CommandKind.REFUND: "refund.failed",
     }[request.kind]
-    return Telling(kind, request.request_id, now, data)
+    return Telling(kind, _key(request), now, data)
 
 
 def _call(
@@ -265,7 +294,7 @@ def _call(
     name = call_name(request, asked)
     of_it = [each for each in _calls(conn, request) if each.kind == name]
     newest = of_it[-1] if of_it else None
-    if newest and now - newest.first_asked_at > timedelta(seconds=key_horizon_s):
+    if newest and _is_spent(newest, key_horizon_s=key_horizon_s, now=now):
         _require_settled(newest, now=now)
         # Stripe was asked just now and shows nothing of it: refunds are listed, and an intent shows what it is.
         _change_call(conn, newest, state=OperationState.ABSENT, answered_at=now, evidence='{"absent": "as listed"}')
@@ -284,9 +313,16 @@ def _call(
     )
 
 
+def _is_spent(operation: Operation, *, key_horizon_s: float, now: datetime) -> bool:
+    """Whether its key tells nothing any more: too old, or answered with an error that Stripe keeps."""
+    is_old = now - operation.first_asked_at > timedelta(seconds=key_horizon_s)
+    return is_old or operation.state is OperationState.UNKNOWN
+
+
 def _require_settled(operation: Operation, *, now: datetime) -> None:
-    if now - max(operation.asks) < SETTLES:
-        raise StaleMove("its key is too old, and it may still be on its way")
+    settles = STORED_SETTLES if operation.unknown_because == "stored_error" else SETTLES
+    if now - max(operation.asks) < settles:
+        raise StaleMove("its key tells nothing any more, and it may still be on its way")
 
 
 def _close_calls(
@@ -294,7 +330,7 @@ def _close_calls(
 ) -> None:
     """What was asked for this request has its answer."""
     for each in _calls(conn, request):
-        if each.state is OperationState.STARTED:
+        if each.state in _OPEN:
             _change_call(conn, each, state=state, answered_at=now, evidence=json.dumps(dict(evidence)))
 
 
@@ -325,7 +361,7 @@ def _promised_minor(conn: Connection, request: Request, life: Life) -> int:
     return sum(
         int(each.params.get("amount", 0))
         for each in moves.operations_of(conn, request.order_id)
-        if each.state is OperationState.STARTED
+        if each.state in _OPEN
         and not is_call_of(each.kind, request)
         and each.params.get("metadata", {}).get("request_id") not in (None, *known)
         and "payment_intent" in each.params

@@ -185,7 +185,7 @@ REQUESTS: Final = sa.Table(
     "requests",
     METADATA,
     sa.Column("order_id", sa.String(64), primary_key=True),
-    sa.Column("request_id", sa.String(64), primary_key=True),
+    sa.Column("request_id", sa.String(255), primary_key=True),
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("asked", sa.Text, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),

@@ -78,7 +78,7 @@ def upgrade() -> None:
     op.create_table(
         "requests",
         sa.Column("order_id", sa.String(64), nullable=False),
-        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("request_id", sa.String(255), nullable=False),
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("asked", sa.Text, nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
