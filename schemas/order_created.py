@@ -36,8 +36,8 @@ def _has_a_letter(value: str) -> str:
 
 
 def _few_and_small(value: dict[str, str]) -> dict[str, str]:
-    if len(value) > 49:
-        raise ValueError("has more than 49 entries; Stripe keeps 50 and one is the order id")
+    if len(value) > 48:
+        raise ValueError("has more than 48 entries; Stripe keeps 50, and the order and its capture are named by two")
     for key in value:
         if not 1 <= len(key) <= 40 or "[" in key or "]" in key:
             raise ValueError(f"has the key {key[:50]!r}; keys have 1 to 40 characters and no square brackets")

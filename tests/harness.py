@@ -84,8 +84,9 @@ class WorkerProcess:
         return self._process is not None and self._process.poll() is None
 
     def lines(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        written = self.log.read_text(errors="replace") if self.log.exists() else ""
+        whole = written[: written.rfind("\n") + 1].splitlines()  # the last one may be half written
+        return [json.loads(line) for line in whole if line.startswith("{")]
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line.get("event") == event]

@@ -100,7 +100,7 @@ class Belief(Enum):
 
 
 class Admission:
-    """Every call that creates goes through here: `await turn(...)`, then `async with call(): …`."""
+    """Every call that changes something at Stripe goes through here: `await turn(...)`, then `async with call(): …`."""
 
     def __init__(self, *, ledger: Ledger, limit: float, most_out: int, clock: Callable[[], float]) -> None:
         self._ledger = ledger
@@ -178,8 +178,12 @@ class Admission:
         self._refuse_if_away()
 
     @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
-        """Around the call itself: waits until it may go out, and learns from its end. Raises StripeAway."""
+    async def call(self, *, is_read: bool = False) -> AsyncIterator[None]:
+        """Around the call itself: waits until it may go out, and learns from its end. Raises StripeAway.
+
+        is_read: it only reads. Where Stripe does not answer it, it does not answer others; its answer shows nothing,
+        since Stripe may be read while it takes no calls that change something.
+        """
         await self._window.enter()
         answered: bool | None = None
         began_in = self._round
@@ -187,14 +191,14 @@ class Admission:
             self._refuse_if_away()
             yield
             answered = True
-            self._note_answer()
+            self._note_answer(is_read=is_read)
         except (CallTransient, CallUnknown) as error:
             if error.reason == "key_expired":  # it was never sent
                 self.give_up_trial(began_in)
                 raise
             answered = not _is_no_answer(error)
             if answered:
-                self._note_answer()
+                self._note_answer(is_read=is_read)
             else:
                 self._note_silence(error, began_in)
             if isinstance(error, CallTransient) and error.reason == "rate_limited":
@@ -206,7 +210,7 @@ class Admission:
             raise
         except (CallRefused, AccountRefused, AnswerMismatch):  # an answer, if not the one that was hoped for
             answered = True
-            self._note_answer()
+            self._note_answer(is_read=is_read)
             raise
         except BaseException:  # it came to no answer, and the others must not wait for it
             self.give_up_trial(began_in)
@@ -243,7 +247,9 @@ class Admission:
         over, self._trial_over = self._trial_over, asyncio.Event()
         over.set()
 
-    def _note_answer(self) -> None:
+    def _note_answer(self, *, is_read: bool) -> None:
+        if is_read:
+            return
         self._failed_in_a_row = 0
         if self._belief is Belief.TRYING:
             self._belief = Belief.WELL

@@ -122,6 +122,7 @@ async def run_worker(settings: Settings) -> None:
         commands = CommandDoer(
             ledger=ledger,
             gateway=gateway,
+            admission=admission,
             relay=relay,
             key_horizon_s=settings.stripe_key_horizon,
             event_source=settings.event_source,

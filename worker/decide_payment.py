@@ -106,6 +106,7 @@ class PaymentDecider:
         self._clock = clock
         self._claims = 0
         self._live_claims: set[str] = set()
+        self._unreleased: list[tuple[Operation, str, Mapping[str, Any]]] = []
 
     async def decide(self, payment: Payment, params: Mapping[str, Any], *, live: bool, anew: bool = True) -> Decided:
         """The payment with its outcome, recorded. Another one may get there first, which is as good.
@@ -303,8 +304,16 @@ class PaymentDecider:
         }
         try:
             await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
-        except LedgerUnavailable as away:  # it is no live claim of ours any more, and may be taken over all the same
+        except LedgerUnavailable as away:  # we may take it over all the same; others see us alive, and would wait
             log.warning("claim.not_released", error=str(away))
+            self._unreleased.append((operation, claim, failure))
+
+    async def release_left(self) -> None:
+        """Release the claims that the ledger could not be told of at their end. Raises LedgerUnavailable."""
+        while self._unreleased:
+            operation, claim, failure = self._unreleased[0]
+            await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
+            del self._unreleased[0]
 
     @contextmanager
     def _new_claim(self) -> Iterator[str]:

@@ -44,6 +44,10 @@ class CallTransient(WorkerError):
         self.reason = reason
 
 
+class SoonOver(CallTransient):
+    """A command waits for another one's doing, such as its order's: try again soon, and count no attempt."""
+
+
 class CallUnknown(WorkerError):
     """Stripe may have done it: ask again with the same key and parameters, never with others.
 

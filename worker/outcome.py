@@ -10,11 +10,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Later, out of the way of the others. Counts as an attempt."""
+    """Later, out of the way of the others. counts: as an attempt."""
 
     reason: str
     error: str
     delay_s: int
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """What is asked of a payment that is under way, and what may be done about it. Pure."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from schemas import (
     AmountError,
@@ -16,8 +16,10 @@ from schemas import (
     to_major,
     to_minor,
 )
-from worker.payment import Payment
+from worker.errors import Refusal
+from worker.payment import Operation, Payment
 from worker.payment_life import Life
+from worker.stripe_event import CAPTURED_FOR, PAYMENT_INTENT, REFUND, StripeEvent
 
 
 class CommandKind(StrEnum):
@@ -73,6 +75,10 @@ class ToAsk:
     params: Mapping[str, Any]
 
 
+# By an intent's status: why there is nothing to capture any more.
+_CAPTURE_IS_LATE: Final = {"succeeded": "already_captured", "canceled": "canceled"}
+
+
 def request_of(
     command: Command, *, event_id: str | None, correlation_id: str | None, traceparent: str | None
 ) -> Request:
@@ -101,7 +107,7 @@ class Reconsider:
 
 def call_name(request: Request, asked: ToAsk) -> str:
     """What a call is kept under among those of its order: each request has its own, a cancel perhaps a refund too."""
-    verb = CommandKind.REFUND if "payment_intent" in asked.params else request.kind
+    verb = CommandKind.REFUND if _gives_back(asked.params) else request.kind
     return f"{verb}.{_digest(request)}"
 
 
@@ -112,6 +118,40 @@ def is_call_of(kind: str, request: Request) -> bool:
 
 def _digest(request: Request) -> str:
     return hashlib.sha256(request.request_id.encode()).hexdigest()[:24]
+
+
+def _gives_back(params: Mapping[str, Any]) -> bool:
+    return "payment_intent" in params
+
+
+def is_done(request: Request, shown: Sequence[StripeEvent]) -> bool:
+    """Whether Stripe shows what the request asked for, whoever had the answer."""
+    intent = _shown_intent(shown)
+    if request.kind is CommandKind.CAPTURE:
+        return intent.get("status") == "succeeded" and intent.get("captured_for") == request.request_id
+    if request.kind is CommandKind.CANCEL and intent.get("status") == "canceled":
+        return True
+    return any(each.family == REFUND and each.facts.get("request_id") == request.request_id for each in shown)
+
+
+def after_refusal(
+    request: Request, call: Operation, refusal: Refusal, shown: Sequence[StripeEvent]
+) -> Refused | AlreadySo | Reconsider:
+    """What Stripe's no comes to. shown: the payment after it, which may be as it is by somebody else's doing."""
+    if is_done(request, shown):
+        return AlreadySo()
+    status = str(_shown_intent(shown).get("status"))
+    if request.kind is CommandKind.CANCEL and status == "succeeded" and not _gives_back(call.params):
+        if request.asked.get("refund_if_paid"):
+            return Reconsider(refusal.code or "refused")
+        return _already_paid()
+    if request.kind is CommandKind.CAPTURE and status in _CAPTURE_IS_LATE:
+        return _nothing_to_capture(status)
+    return Refused(refusal.code or "refused", refusal.message or "Stripe has refused it")
+
+
+def _shown_intent(shown: Sequence[StripeEvent]) -> Mapping[str, Any]:
+    return next((each.facts for each in shown if each.family == PAYMENT_INTENT), {})
 
 
 def decide(request: Request, life: Life, *, promised_minor: int = 0) -> ToAsk | AlreadySo | Refused:
@@ -140,7 +180,7 @@ def _decide_cancel(request: Request, life: Life, promised_minor: int) -> ToAsk |
     if payment.status == "succeeded":
         if request.asked.get("refund_if_paid"):
             return _ask_refund(request, life, None, promised_minor)
-        return Refused("already_paid", "the payment has succeeded; ask for a refund to give it back")
+        return _already_paid()
     reason = request.asked.get("reason")
     return ToAsk({"cancellation_reason": reason} if reason else {})
 
@@ -148,15 +188,25 @@ def _decide_cancel(request: Request, life: Life, promised_minor: int) -> ToAsk |
 def _decide_capture(request: Request, life: Life) -> ToAsk | AlreadySo | Refused:
     payment = life.payment
     if payment.status != "requires_capture":
-        code = {"succeeded": "already_captured", "canceled": "canceled"}.get(str(payment.status), "nothing_to_capture")
-        return Refused(code, f"there is no authorization to capture: the payment is {payment.status or payment.state}")
+        return _nothing_to_capture(str(payment.status or payment.state))
     asked = _asked_minor(request, payment)
     if isinstance(asked, Refused):
         return asked
     if asked is not None and asked > life.capturable_minor:
         left = to_major(life.capturable_minor, payment.currency)
         return Refused("over_capture", f"more than the {left} {payment.currency.upper()} that are authorized")
-    return ToAsk({"amount_to_capture": asked} if asked is not None else {})
+    # Names whose capture it was: where the answer is lost, nothing else would tell two of the same amount apart.
+    named = {"metadata": {CAPTURED_FOR: request.request_id}}
+    return ToAsk(named | ({"amount_to_capture": asked} if asked is not None else {}))
+
+
+def _nothing_to_capture(status: str) -> Refused:
+    code = _CAPTURE_IS_LATE.get(status, "nothing_to_capture")
+    return Refused(code, f"there is no authorization to capture: the payment is {status}")
+
+
+def _already_paid() -> Refused:
+    return Refused("already_paid", "the payment has succeeded; ask for a refund to give it back")
 
 
 def _decide_refund(request: Request, life: Life, promised_minor: int) -> ToAsk | AlreadySo | Refused:

@@ -33,6 +33,8 @@ _FINAL: Final = 5
 _REFUND_RANKS: Final = {"pending": 0, "requires_action": 0, "succeeded": 1, "failed": 2, "canceled": 2}
 _LOST: Final = 2
 _DISPUTE_RANKS: Final = {"won": 1, "lost": 1, "warning_closed": 1, "prevented": 1}
+# A dispute may begin as an inquiry, which takes no money, and go on after it was decided.
+_STAGES: Final = {"warning": "inquiry", "appeal": "appeal"}
 DISPUTES_OVER: Final = frozenset({"won", "warning_closed", "prevented"})
 
 
@@ -106,8 +108,13 @@ class Life:
 
     @property
     def disputed_minor(self) -> int:
-        """Withheld or lost by disputes; nothing for one that is won, nor for a mere inquiry, which takes no money."""
-        return sum(each.amount_minor for each in self.disputes.values() if each.takes_money)
+        """Withheld or lost by disputes; nothing for one that is won, nor for a mere inquiry, which takes no money.
+
+        One in another currency counts as all that came in, which it is at most.
+        """
+        taken = [each for each in self.disputes.values() if each.takes_money]
+        currency = self.payment.currency
+        return sum(each.amount_minor if each.currency == currency else self.received_minor for each in taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,15 +300,18 @@ def _after_dispute(life: Life, event: StripeEvent, dispute_id: str) -> tuple[Lif
         due = facts.get("evidence_due_by")
         dispute = replace(
             dispute,
+            amount_minor=facts.get("amount") or dispute.amount_minor,
+            currency=str(facts.get("currency") or dispute.currency),
             status=status,
             seen_at=event.created,
             reason=facts.get("reason"),
             evidence_due_by=datetime.fromtimestamp(due, UTC) if due else None,
         )
     life = replace(life, disputes={**life.disputes, dispute_id: dispute})
-    kind = {"charge.dispute.created": "payment.dispute_opened", "charge.dispute.closed": "payment.dispute_closed"}
-    if event.type not in kind:
+    fact = _fact_of_dispute(event.type, status)
+    if fact is None:
         return life, ()
+    kind, suffix = fact
     data = {
         "dispute_id": dispute_id,
         **in_both_units(dispute.currency, amount=dispute.amount_minor),
@@ -310,12 +320,28 @@ def _after_dispute(life: Life, event: StripeEvent, dispute_id: str) -> tuple[Lif
         "status": dispute.status,
         "evidence_due_by": dispute.evidence_due_by,
     }
-    return life, [Telling(kind[event.type], dispute_id, event.created, {"dispute": data})]
+    return life, [Telling(kind, "/".join(filter(None, (dispute_id, suffix))), event.created, {"dispute": data})]
 
 
-def _place(status: str, at: datetime) -> tuple[int, datetime, str]:
-    """Of a dispute's snapshot: the greatest is the newest."""
-    return _DISPUTE_RANKS.get(status, 0), at, status
+def _fact_of_dispute(type_: str, status: str) -> tuple[str, str] | None:
+    """What an event tells, and what names the fact beside the dispute: each stage opens once, and may end anew.
+
+    The status is the one that the event shows. An inquiry that becomes a dispute is told by an update alone.
+    """
+    stage = _STAGES.get(status.partition("_")[0], "")
+    match type_:
+        case "charge.dispute.created":
+            return "payment.dispute_opened", stage
+        case "charge.dispute.updated" if status not in _DISPUTE_RANKS:
+            return "payment.dispute_opened", stage
+        case "charge.dispute.closed":
+            return "payment.dispute_closed", status
+    return None
+
+
+def _place(status: str, at: datetime) -> tuple[datetime, int, str]:
+    """Of a dispute's snapshot: the greatest is the newest. An end counts more than what else is of its second."""
+    return at, _DISPUTE_RANKS.get(status, 0), status
 
 
 def _told_refund(refund: Refund, currency: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing is acknowledged before all of it is done, so the broker redelivers whate
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, assert_never
 
@@ -29,6 +30,7 @@ from worker.errors import (
     ParametersRefused,
     RightMissing,
     SeveralIntents,
+    SoonOver,
     Stopping,
     StripeAway,
 )
@@ -39,7 +41,7 @@ from worker.payment import conflict_with, intent_params
 from worker.publish_events import EventRelay
 from worker.read_order import CardDataFound, order_id_of, read_command_message, read_order_message
 from worker.reply_to_order import Replies
-from worker.retry_policy import rung_after
+from worker.retry_policy import rung_after, wait_after
 from worker.stripe_gateway import StripeGateway
 
 log: Final = structlog.get_logger()
@@ -132,10 +134,11 @@ class OrderProcessor:
                     said, body = "its order has its outcome, which is told", delivery.body
                     await self._ledger.run(letters.resolve, delivery.replays, said=said, body=body, now=self._clock())
                 await delivery.ack()
-            case Retry(reason, error, delay_s):
+            case Retry(reason, error, delay_s, counts):
                 log.warning("order.retried", reason=reason, error=error, delay_s=delay_s, attempt=delivery.deliveries)
                 failure = f"{self._clock().isoformat()} {reason}: {error}"
-                await self._outgoing.retry(delivery, delay_s=delay_s, failure=failure)
+                counted = delivery if counts else replace(delivery, deliveries=delivery.deliveries - 1)
+                await self._outgoing.retry(counted, delay_s=delay_s, failure=failure)
                 await delivery.ack()
             case DeadLetter(reason, error, order_id):
                 log.warning("order.dead_lettered", reason=reason, error=error, letter_id=delivery.letter_id)
@@ -165,10 +168,12 @@ class OrderProcessor:
             case _:
                 log.error("order.bug", exc_info=error)
                 reason = "bug"
-        delay_s = rung_after(delivery.deliveries, age_s=(self._clock() - delivery.first_seen).total_seconds())
+        age_s, waits = (self._clock() - delivery.first_seen).total_seconds(), isinstance(error, SoonOver)
+        tries = len(delivery.history) + 1
+        delay_s = wait_after(tries, age_s=age_s) if waits else rung_after(delivery.deliveries, age_s=age_s)
         if delay_s is None:
             return DeadLetter("retries_exhausted", f"{reason}: {error}", order_id_of(delivery))
-        return Retry(reason, str(error), delay_s)
+        return Retry(reason, str(error), delay_s, counts=not waits)
 
 
 async def _read(delivery: Delivery) -> tuple[IncomingEvent, OrderCreatedData]:

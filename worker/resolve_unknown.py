@@ -55,6 +55,7 @@ class Resolver:
         while True:
             await asyncio.sleep(RESOLVE_EVERY_S)
             try:
+                await self._decider.release_left()
                 await self.run_once()
             except WorkerError as error:
                 log.warning("resolver.waits", error=str(error))

@@ -13,6 +13,9 @@ MAX_DELIVERIES: Final = 20
 DEADLINE_S: Final = 6 * 3600
 TRIED_OFTEN: Final = 8
 
+# What waits for another message, such as a command for its order: soon over as a rule, and looked at often so long.
+WAITS_S: Final = ((0, 5), (300, 30), (3600, 120))
+
 # In place, before the delivery gives up its slot: a dropped connection or a short 409 is over by then.
 QUICK_TRIES: Final = 3
 QUICK_WAIT_S: Final = 0.2
@@ -27,3 +30,15 @@ def rung_after(deliveries: int, *, age_s: float) -> int | None:
     if deliveries >= MAX_DELIVERIES or is_late:
         return None
     return RUNGS_S[min(deliveries, len(RUNGS_S)) - 1]
+
+
+def wait_after(tries: int, *, age_s: float) -> int | None:
+    """Seconds until one that waits for another message is tried again, after n tries (n from 1); None when in vain.
+
+    age_s: as in rung_after.
+    """
+    if age_s >= DEADLINE_S and tries >= TRIED_OFTEN:
+        return None
+    if tries == 1:
+        return RUNGS_S[0]
+    return max((wait_s for since_s, wait_s in WAITS_S if age_s >= since_s), default=WAITS_S[0][1])

@@ -15,6 +15,8 @@ from worker.card_numbers import mask_text
 PAYMENT_INTENT, CHARGE, REFUND, DISPUTE = "payment_intent", "charge", "refund", "dispute"
 FAMILIES: Final = frozenset({PAYMENT_INTENT, CHARGE, REFUND, DISPUTE})
 MOST_TEXT: Final = 500
+# In an intent's metadata: the request that it was captured for.
+CAPTURED_FOR: Final = "capture_request_id"
 
 
 class InboxState(StrEnum):
@@ -75,7 +77,7 @@ def read_stripe_event(value: object) -> StripeEvent:
 
 
 def intent_facts(intent: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a PaymentIntent. error: what its last attempt failed with, if it did."""
+    """Of a PaymentIntent. error: what its last attempt failed with, if it did. captured_for: whose capture it was."""
     error = _table(intent.get("last_payment_error"))
     return {
         "status": _text(intent.get("status")),
@@ -85,6 +87,7 @@ def intent_facts(intent: Mapping[str, Any]) -> dict[str, Any]:
         "amount_received": _count(intent.get("amount_received")),
         "charge": _id_of(intent.get("latest_charge")),
         "cancellation_reason": _text(intent.get("cancellation_reason")),
+        "captured_for": _id(_table(intent.get("metadata")).get(CAPTURED_FOR)),
         "next_action": _text(_table(intent.get("next_action")).get("type")),
         "error": {name: _text(error.get(name)) for name in ("code", "decline_code", "advice_code", "message", "charge")}
         if error
@@ -147,12 +150,12 @@ _SHOWN: Final = {
 
 
 def shown_intent(intent: Mapping[str, Any], *, now: datetime) -> StripeEvent:
-    """An intent as Stripe shows it when it is asked, as the event that would have told it."""
+    """An intent as Stripe shows it when it is asked, as the event that would have told it. now: by Stripe's clock."""
     return _shown(_SHOWN.get(str(intent.get("status")), "payment_intent.shown"), PAYMENT_INTENT, intent, now=now)
 
 
 def shown_refund(refund: Mapping[str, Any], *, now: datetime) -> StripeEvent:
-    """A refund as Stripe shows it when it is asked, as the event that would have told it."""
+    """A refund as Stripe shows it when it is asked, as the event that would have told it. now: by Stripe's clock."""
     return _shown("refund.updated", REFUND, refund, now=now)
 
 
@@ -173,7 +176,7 @@ class ShownPayment:
 
 
 def shown_payment(intent: Mapping[str, Any], *, now: datetime) -> ShownPayment:
-    """An intent of a list, its charge expanded."""
+    """An intent of a list, its charge expanded. now: by Stripe's clock."""
     shown = shown_intent(intent, now=now)
     charge = intent.get("latest_charge")
     return ShownPayment(

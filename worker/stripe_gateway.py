@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, Final, Self
@@ -184,18 +185,21 @@ class StripeGateway:
             raise CallUnknown("the answer is no balance transaction", reason="strange_answer") from error
 
     async def show_payment(self, payment: Payment, *, with_refunds: bool, now: datetime) -> Sequence[StripeEvent]:
-        """What Stripe shows of a payment now, as events: its intent, and its refunds. Raises as create_intent."""
+        """What Stripe shows of a payment now, as events: its intent, and its refunds. Raises as create_intent.
+
+        now: counts where Stripe does not say its own time.
+        """
         payment_id, account = str(payment.payment_id), payment.stripe_account
         answer = await self._ask(
             "fetch_intent",
             lambda: self._client.v1.payment_intents.retrieve_async(payment_id, None, _on(account)),
             stripe_account=account,
         )
-        shown, after = [shown_intent(answer.to_dict(), now=now)], None
+        shown, after = [shown_intent(answer.to_dict(), now=_said_at(answer, now))], None
         while with_refunds:
             asked: Any = {"payment_intent": payment_id, "limit": LIST_PAGE}
             page = await self._list_refunds(asked | ({"starting_after": after} if after else {}), account)
-            shown += [shown_refund(each.to_dict(), now=now) for each in page.data]
+            shown += [shown_refund(each.to_dict(), now=_said_at(page, now)) for each in page.data]
             if not page.has_more:
                 break
             after = page.data[-1].id
@@ -206,7 +210,7 @@ class StripeGateway:
         asked: Any = {"created": {"gte": int(since.timestamp())}, "limit": LIST_PAGE, "expand": ["data.latest_charge"]}
         while True:
             page = await self._ask("list_intents", partial(self._client.v1.payment_intents.list_async, asked))
-            now = datetime.now(UTC)
+            now = _said_at(page, datetime.now(UTC))
             yield [shown_payment(each.to_dict(), now=now) for each in page.data]
             if not page.has_more:
                 return
@@ -221,7 +225,7 @@ class StripeGateway:
             ),
             stripe_account=payment.stripe_account,
         )
-        return shown_payment(answer.to_dict(), now=datetime.now(UTC))
+        return shown_payment(answer.to_dict(), now=_said_at(answer, datetime.now(UTC)))
 
     async def undelivered_events(self, *, since: datetime) -> AsyncIterator[StripeEvent]:
         """Events that Stripe's webhooks could not deliver, the newest first. Raises as create_intent.
@@ -259,7 +263,7 @@ class StripeGateway:
         }
         answer = await self._ask(verb, asks[verb], stripe_account=operation.stripe_account)
         show = shown_refund if verb == "refund" else shown_intent
-        return show(answer.to_dict(), now=now)
+        return show(answer.to_dict(), now=_said_at(answer, now))
 
     async def show(self, event: StripeEvent, stripe_account: str | None, *, now: datetime) -> StripeEvent:
         """The intent or the refund that an event is about, as this version of the API reads it now.
@@ -273,7 +277,7 @@ class StripeGateway:
             lambda: door.retrieve_async(event.object_id, None, _on(stripe_account)),
             stripe_account=stripe_account,
         )
-        return (shown_intent if is_intent else shown_refund)(answer.to_dict(), now=now)
+        return (shown_intent if is_intent else shown_refund)(answer.to_dict(), now=_said_at(answer, now))
 
     async def probe(self) -> None:
         """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
@@ -340,6 +344,15 @@ def _strict_adapter(module: ModuleType) -> TypeAdapter[Any]:
     adapter: TypeAdapter[Any] = TypeAdapter(module.PaymentIntentCreateParams)
     adapter.rebuild(_types_namespace=names)
     return adapter
+
+
+def _said_at(answer: Any, now: datetime) -> datetime:
+    """Stripe's own time of an answer, the clock that its events are stamped by; now where it does not say."""
+    try:
+        moment = parsedate_to_datetime(answer.last_response.headers["Date"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return now
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _read_intent(answer: Any) -> Intent:

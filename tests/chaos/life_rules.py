@@ -106,7 +106,8 @@ def deeds(history: History, told: AllTold) -> Iterator[str]:
 
 def _calls(history: History, asked: Mapping[tuple[str | None, str], int]) -> Iterator[str]:
     keys: dict[tuple[str | None, str], set[str]] = defaultdict(set)
-    spent: Counter[tuple[str | None, str]] = Counter()  # keys under which a 500 is kept
+    # Under which a 500 is kept; who caused it may be gone, and only the next one is answered with it.
+    spent: dict[tuple[str | None, str], set[str]] = defaultdict(set)
     captured: Counter[str | None] = Counter()
     for row in history.requests:
         verb = next((verb for verb in VERBS if row["method"] == "POST" and row["path"].endswith(verb)), None)
@@ -114,10 +115,11 @@ def _calls(history: History, asked: Mapping[tuple[str | None, str], int]) -> Ite
             continue
         deed, is_carried_out = (row["order_id"], verb), not row.get("replayed")
         keys[deed].add(row["idempotency_key"])
-        spent[deed] += row["status"] == 500 and is_carried_out
+        if row["status"] == 500:
+            spent[deed].add(row["idempotency_key"])
         captured[row["order_id"]] += verb == "/capture" and row["status"] == 200 and is_carried_out
     for (order_id, verb), used in keys.items():
-        allowed = asked[order_id, verb] + spent[order_id, verb]
+        allowed = asked[order_id, verb] + len(spent[order_id, verb])
         if not asked[order_id, verb]:
             yield f"I13: {order_id}: POST {verb}, which nobody asked"
         elif len(used) > allowed and not history.keys_expire:
@@ -197,7 +199,7 @@ def _contradiction(
         case "payment.canceled" if intent is not None and status != "canceled":
             return f"it is {status}"
         case "payment.captured":
-            return _untrue_capture(told, status, received, command)
+            return _untrue_capture(told, intent, command)
         case "payment.attempt_failed" if intent is None or not intent.get("last_payment_error"):
             return "no attempt has failed"
         case type_ if type_ not in KNOWN:
@@ -205,12 +207,14 @@ def _contradiction(
     return None
 
 
-def _untrue_capture(told: Told, status: str | None, received: int, command: Command | None) -> str | None:
+def _untrue_capture(told: Told, intent: Mapping[str, Any] | None, command: Command | None) -> str | None:
+    status, received = (intent["status"], _received(intent)) if intent else (None, 0)
     if (status, told.data.get("captured_minor")) != ("succeeded", received):
         return f"it is {status}, {received} received"
     if command and command.amount_minor not in (None, received):
         return f"{received} received, asked was {command.amount_minor}"
-    return None
+    winner = intent["metadata"].get("capture_request_id") if intent else None
+    return f"it was captured for {winner}" if command and command.name != winner else None
 
 
 def _untrue_failure(
@@ -236,10 +240,10 @@ def _untrue_capture_failure(intent: Mapping[str, Any] | None, code: str | None, 
     status = intent["status"] if intent else "canceled"
     if code == "over_capture":
         return intent is None or (asked or 0) <= intent["amount"]
+    if status == "succeeded":  # another one was first, and that is what its loser is told
+        return code != "already_captured"
     wanted = {"already_captured": "succeeded", "canceled": "canceled"}.get(str(code), status)
-    was_held = intent is not None and _is_manual(intent) and status in ("requires_capture", "succeeded")
-    # Another capture may have been first: then the code is Stripe's own.
-    return status != wanted or (was_held and (status == "requires_capture" or code == "nothing_to_capture"))
+    return status != wanted or (status == "requires_capture" and intent is not None and _is_manual(intent))
 
 
 def _untrue_refund(history: History, told: Told, intent: Mapping[str, Any] | None) -> str | None:

@@ -83,6 +83,7 @@ def call(seq: int, order_id: str, end: str, **other: Any) -> dict[str, Any]:
 PAID = {"status": "succeeded", "received": 1000, "refunded": 600}
 HELD = {"status": "succeeded", "received": 500}
 OPEN = {"status": "canceled"}
+HELD_FOR = {"order_id": "held", "capture_request_id": "p-1"}
 
 
 def clean() -> History:
@@ -118,7 +119,7 @@ def clean() -> History:
         ],
         intents=[
             intent("paid", "succeeded", amount_received=1000),
-            intent("held", "succeeded", amount_received=500, capture_method="manual"),
+            intent("held", "succeeded", amount_received=500, capture_method="manual", metadata=HELD_FOR),
             intent("open", "canceled"),
         ],
         refunds=[refund("r-1", 1), refund("r-2", 2)],
@@ -155,6 +156,18 @@ def test_while_faults_last_a_dead_letter_is_an_answer() -> None:
     history = plus(history, letters=Letter("paid", "retries_exhausted", command="c-1"))
 
     assert violations(replace(history, faults_over=False)) == []
+
+
+def test_an_error_that_stripe_keeps_is_a_reason_for_another_key_whoever_was_told_of_it() -> None:
+    path = "payment_intents/pi_open/cancel"
+    lost, replayed = call(9, "open", path, status=None), call(10, "open", path, status=500) | {"replayed": True}
+    another = call(11, "open", path)
+    history = plus(plus(clean(), requests=lost), requests=replayed | {"idempotency_key": lost["idempotency_key"]})
+
+    assert violations(plus(history, requests=another)) == []
+    assert violations(plus(plus(clean(), requests=lost), requests=another)) == [
+        "I13: open: 4 keys for /cancel, there is reason for 3"
+    ]
 
 
 def test_what_stripe_shows_and_nobody_has_told_is_what_a_run_waits_for() -> None:
@@ -253,6 +266,19 @@ BUGS: dict[str, tuple[Bug, str]] = {
             clean, commands=[replace(each, amount_minor=400) if each.name == "p-1" else each for each in COMMANDS]
         ),
         "I14: held: held/payment.captured/p-1 contradicts Stripe: 500 received, asked was 400",
+    ),
+    "a capture told to who did not get it": (
+        lambda clean: with_intent(clean, "held", metadata=HELD_FOR | {"capture_request_id": "p-2"}),
+        "I14: held: held/payment.captured/p-1 contradicts Stripe: it was captured for p-2",
+    ),
+    "a loser that is not told why": (
+        lambda clean: instead(
+            clean,
+            "held/payment.capture_failed/p-2",
+            failed("held", CAPTURE_FAILED, 5, "p-2", "payment_intent_unexpected_state", **HELD),
+        ),
+        "I14: held: held/payment.capture_failed/p-2 contradicts Stripe: "
+        "payment_intent_unexpected_state, and it is succeeded",
     ),
     "a capture refused for no reason": (
         lambda clean: with_intent(clean, "open", status="requires_capture", capture_method="manual"),

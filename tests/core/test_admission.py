@@ -406,6 +406,22 @@ async def test_what_fails_while_stripe_answers_is_no_outage(admission: Admission
     assert not admission.is_outage(CallUnknown("HTTP 500", reason="stored_error", may_ask_again=False))
 
 
+async def test_what_is_only_read_shows_that_stripe_is_away_and_not_that_it_is_well(admission: Admission) -> None:
+    """Or commands, which read before they ask, would hide that nothing can be changed."""
+    for _ in range(FAILED_IN_A_ROW):
+        async with admission.call(is_read=True):
+            pass
+        await fail(admission, silence())
+    assert admission.is_away
+    admission.try_again()
+    async with admission.call(is_read=True):
+        pass
+    with pytest.raises(CallUnknown):
+        async with admission.call(is_read=True):
+            raise silence()
+    assert admission.is_away, "it was still being tried"
+
+
 # The first order after an outage
 
 

@@ -13,7 +13,7 @@ from schemas.order_created import read_order
 from worker.admission import FAILED_IN_A_ROW, Admission
 from worker.client_secret import ClientSecret
 from worker.decide_payment import Decided, PaymentDecider
-from worker.errors import CallUnknown, SeveralIntents
+from worker.errors import CallUnknown, LedgerUnavailable, SeveralIntents
 from worker.find_evidence import Absent, Found
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
@@ -159,6 +159,48 @@ async def test_the_order_that_tries_stripe_first_lets_another_try_while_its_call
     await asyncio.wait_for(admission.turn(live=True), 5)
     answer.set()
     assert (await first).payment == (await copy).payment
+
+
+async def test_a_claim_that_a_ledger_away_kept_is_released_once_it_is_back(
+    ledger: Ledger,
+    decider: PaymentDecider,
+    stripe: ScriptedStripe,
+    payment: Payment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """We are alive, so that another worker would wait for us, and for ever."""
+
+    async def fail_while_the_ledger_goes_away(_: Operation) -> Intent:
+        monkeypatch.setattr(ledger, "run", away)
+        raise CallUnknown("cut off", reason="answer_lost")
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise LedgerUnavailable("it is being restarted")
+
+    stripe.create = fail_while_the_ledger_goes_away
+    with pytest.raises(LedgerUnavailable):
+        await decider.decide(payment, PARAMS, live=True)
+    monkeypatch.undo()
+
+    async def claim_by_another() -> Any:
+        return await ledger.run(
+            moves.start_call,
+            order_id="o-1",
+            kind=CREATE_INTENT,
+            params=PARAMS,
+            stripe_account=None,
+            livemode=False,
+            worker_id="w-2",
+            claim="w-2/1",
+            live_claims=(),
+            now=datetime.now(UTC),
+            claim_ttl_s=60,
+            key_horizon_s=3600,
+        )
+
+    assert isinstance(await claim_by_another(), moves.Busy)
+    await decider.release_left()
+    assert isinstance(await claim_by_another(), moves.Claimed)
 
 
 async def leave_unknown(ledger: Ledger) -> None:

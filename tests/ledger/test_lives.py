@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ledger.conftest import OpenLedger
-from tests.ledger.steps import NOW, later, rows
+from tests.ledger.steps import NOW, decide, later, rows
 from tests.stripe_story import Story
 from worker.ledger import inbox, lives
 from worker.ledger.ledger import Ledger
@@ -166,3 +166,17 @@ async def test_an_authorization_that_ends_soon_is_told_once(open_ledger: OpenLed
     assert (told.type, told.event_id) == ("payment.authorization_expiring", "o-1/payment/authorization_expiring")
     assert await ledger.run(lives.expiring, until=later(8 * day), limit=10) == []
     assert await ledger.run(lives.tell_expiring, "o-1", source=SOURCE, now=later(6.5 * day)) == []
+
+
+async def test_a_clock_of_ours_that_is_ahead_hides_nothing_that_stripe_tells(open_ledger: OpenLedger) -> None:
+    ledger, story = open_ledger(), Story(payment_id="pi_o-1", amount=9999)
+    await decide(ledger, "o-1", now=later(60))
+    story.later(1)
+    story.asked_for_action()
+    story.later(1)
+    story.processing()
+    for event, status in zip(story.events, ("requires_payment_method", "requires_action", "processing"), strict=True):
+        await bring(ledger, event, "o-1")
+        life = await ledger.run(lives.read_life, "o-1")
+        assert life
+        assert life.payment.status == status

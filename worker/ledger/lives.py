@@ -3,22 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from worker.ledger import inbox, moves
 from worker.ledger.moves import insert_or_update
-from worker.ledger.schema import DISPUTES, EVENTS, LIVES, OPERATIONS, PAYMENTS, REFUNDS
-from worker.payment import CREATE_INTENT, Payment, PaymentEvent
+from worker.ledger.schema import DISPUTES, EVENTS, LIVES, PAYMENTS, REFUNDS
+from worker.payment import Payment, PaymentEvent
 from worker.payment_command import CommandKind, Request
 from worker.payment_life import Dispute, Life, Refund, Settlement, Telling, apply, event_of_telling, telling_id
 from worker.stripe_event import InboxState, StripeEvent
-
-# Between our clock and Stripe's.
-CLOCKS_AGREE: Final = timedelta(seconds=5)
 
 
 def find_payment(conn: Connection, *, order_id: str | None, payment_id: str | None) -> Payment | None:
@@ -49,14 +46,8 @@ def read_life(conn: Connection, order_id: str, *, lock: bool = False) -> Life | 
         payment=payment,
         refunds={each.refund_id: _refund(each) for each in refunds},
         disputes={each.dispute_id: _dispute(each) for each in disputes},
-        **(_facts(row) | ({} if row and row.status_at else {"status_at": _answered_at(conn, order_id)})),
+        **_facts(row),
     )
-
-
-def _answered_at(conn: Connection, order_id: str) -> datetime | None:
-    """About when the status was so that our own call was answered with, by Stripe's clock at the latest."""
-    moment = conn.scalar(_ANSWERED_AT, {"order_id": order_id})
-    return moment - CLOCKS_AGREE if moment else None
 
 
 def apply_event(
@@ -271,9 +262,6 @@ def _dispute(row: Row[Any]) -> Dispute:
 _ORDER_ID: sa.BindParameter[str] = sa.bindparam("order_id")
 _ORDER_OF_PAYMENT = sa.select(PAYMENTS.c.order_id).where(PAYMENTS.c.payment_id == sa.bindparam("payment_id"))
 _LOCK_PAYMENT = sa.select(PAYMENTS.c.order_id).where(PAYMENTS.c.order_id == _ORDER_ID).with_for_update()
-_ANSWERED_AT = sa.select(sa.func.max(OPERATIONS.c.answered_at)).where(
-    OPERATIONS.c.order_id == _ORDER_ID, OPERATIONS.c.kind == CREATE_INTENT
-)
 _READ_LIFE = sa.select(LIVES).where(LIVES.c.order_id == _ORDER_ID)
 _READ_REFUNDS = sa.select(REFUNDS).where(REFUNDS.c.order_id == _ORDER_ID).order_by(REFUNDS.c.created)
 _READ_DISPUTES = sa.select(DISPUTES).where(DISPUTES.c.order_id == _ORDER_ID)

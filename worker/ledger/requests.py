@@ -30,6 +30,7 @@ from worker.payment_command import (
     call_name,
     decide,
     is_call_of,
+    is_done,
     refundable_minor,
 )
 from worker.payment_life import Life, Telling, telling_id
@@ -45,6 +46,10 @@ _OPEN: Final = (OperationState.STARTED, OperationState.UNKNOWN)
 
 class OtherRequest(Exception):
     """The request id was used for something else before."""
+
+
+class AnotherRefund(StaleMove):
+    """Another refund is on its way, and what it leaves is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def begin(
     """Take in what Stripe shows of the payment, and decide: the call to make, None for none; and what is newly told.
 
     The key and the parameters are those frozen when the call was first made. Raises StaleMove for one whose key is too
-    old while it may still be on its way.
+    old while it may still be on its way, AnotherRefund while that may leave enough or not.
     """
     before = lives.read_life(conn, request.order_id, lock=True)
     if before is None:
@@ -110,7 +115,7 @@ def begin(
     life, told = lives.take_in(conn, before, seen, source=source, now=now)
     if _state(conn, request) is not RequestState.OPEN:
         return None, told
-    answer = _decided(conn, request, life, key_horizon_s=key_horizon_s, now=now)
+    answer = _decided(conn, request, life, seen, key_horizon_s=key_horizon_s, now=now)
     if isinstance(answer, ToAsk):
         return _call(conn, request, answer, livemode=livemode, key_horizon_s=key_horizon_s, now=now), told
     events = _end(conn, request, life, answer, source=source, now=now)
@@ -118,29 +123,29 @@ def begin(
 
 
 def _decided(
-    conn: Connection, request: Request, life: Life, *, key_horizon_s: float, now: datetime
+    conn: Connection,
+    request: Request,
+    life: Life,
+    seen: Sequence[StripeEvent],
+    *,
+    key_horizon_s: float,
+    now: datetime,
 ) -> ToAsk | AlreadySo | Refused:
     """What is to be done, where our own earlier call may be what made the payment as it is."""
+    if is_done(request, seen):
+        return AlreadySo()
     promised = _promised_minor(conn, request, life)
     answer = decide(request, life, promised_minor=promised)
     started = [each for each in _calls(conn, request) if each.state in _OPEN]
     if not started:
         if isinstance(answer, Refused) and promised and not isinstance(decide(request, life), Refused):
-            raise StaleMove("another refund is on its way, and what it leaves is not known")
+            raise AnotherRefund("another refund is on its way, and what it leaves is not known")
         return answer
     if isinstance(answer, Refused):
         if not _is_spent(started[-1], key_horizon_s=key_horizon_s, now=now):
             return ToAsk(started[-1].params)  # its key brings what it came to
         _require_settled(started[-1], now=now)
-        if request.kind is CommandKind.CAPTURE and _is_captured_by(started[-1], life):
-            return AlreadySo()
     return answer
-
-
-def _is_captured_by(call: Operation, life: Life) -> bool:
-    """Whether the money that came in is what the call asked for, as far as can still be told."""
-    asked = call.params.get("amount_to_capture", life.payment.amount_minor)
-    return life.payment.status == "succeeded" and life.received_minor == asked
 
 
 def finish(
@@ -229,7 +234,10 @@ def _end(
     conn: Connection, request: Request, life: Life, outcome: Refused | AlreadySo, *, source: str, now: datetime
 ) -> list[PaymentEvent]:
     is_refused = isinstance(outcome, Refused)
-    tellings = [_refusal(request, life, outcome, now)] if isinstance(outcome, Refused) else _done(request, life, now)
+    if isinstance(outcome, Refused):
+        tellings = [_refusal(request, life, outcome, now, promised_minor=_promised_minor(conn, request, life))]
+    else:
+        tellings = _done(request, life, now)
     life, told = lives.tell(
         conn, life, tellings, cause=request.cause, source=source, now=now, correlation_id=request.correlation_id
     )
@@ -271,13 +279,14 @@ def _done(request: Request, life: Life, now: datetime) -> list[Telling]:
     return [Telling("payment.canceled", "", now)] if request.kind is CommandKind.CANCEL else []
 
 
-def _refusal(request: Request, life: Life, refused: Refused, now: datetime) -> Telling:
+def _refusal(request: Request, life: Life, refused: Refused, now: datetime, *, promised_minor: int) -> Telling:
     data: dict[str, Any] = {
         "request_id": request.request_id,
         "failure": {"code": refused.code, "message": refused.message},
     }
     if request.kind is CommandKind.REFUND:
-        left = refundable_minor(life)
+        # What a bank withholds is not ours to give back, and Stripe refuses it.
+        left = max(0, refundable_minor(life, promised_minor) - life.disputed_minor)
         data |= in_both_units(life.payment.currency, amount_refundable=left)
     kind = {
         CommandKind.CANCEL: "payment.cancel_failed",

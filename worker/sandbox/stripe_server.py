@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
@@ -82,7 +83,8 @@ class StripeSandbox(SandboxCore):
                 return await self._lose(request, call, row, fault, answer)
             row.status = answer.status
             answered = request.transport is not None and not request.transport.is_closing()
-            return web.Response(body=answer.body, status=answer.status, headers=_headers(call, row, answer))
+            headers = _headers(call, row, answer, now=world.clock.now())
+            return web.Response(body=answer.body, status=answer.status, headers=headers)
         finally:
             world.record.close(row, answered=answered)
 
@@ -98,7 +100,8 @@ class StripeSandbox(SandboxCore):
             error = refusal()
             row.status, row.code = error.status, error.code
             answer = Answer(error.status, error.body(), error.headers)
-            return True, web.Response(body=answer.body, status=answer.status, headers=_headers(call, row, answer))
+            headers = _headers(call, row, answer, now=self.world.clock.now())
+            return True, web.Response(body=answer.body, status=answer.status, headers=headers)
         if fault.kind == "hang":
             await self._hang(request)
         _reset_connection(request)
@@ -108,7 +111,8 @@ class StripeSandbox(SandboxCore):
         self, request: web.Request, call: Call, row: Row, fault: Fault, answer: Answer
     ) -> web.StreamResponse:
         """The work is done; the client does not come to know."""
-        response = web.StreamResponse(status=answer.status, headers=_headers(call, row, answer))
+        headers = _headers(call, row, answer, now=self.world.clock.now())
+        response = web.StreamResponse(status=answer.status, headers=headers)
         if fault.kind == "half_body":
             row.status = answer.status
             response.content_length = len(answer.body)
@@ -177,9 +181,10 @@ async def _listening(sandbox: StripeSandbox, host: str, port: int) -> AsyncItera
         await runner.cleanup()
 
 
-def _headers(call: Call, row: Row, answer: Answer) -> dict[str, str]:
+def _headers(call: Call, row: Row, answer: Answer, *, now: float) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
+        "Date": formatdate(now, usegmt=True),
         "Request-Id": row.request_id,
     }
     # What is not ASCII may be no UTF-8 either, which no header can carry back.
