@@ -200,9 +200,9 @@ class CommandDoer:
             raise CallTransient(str(stale), reason="outcome_unknown") from None
         if operation is None:
             return None, told
-        outcome, shown = await self._ask(request, payment, operation)
+        outcome, shown, asked_as = await self._ask(request, payment, operation)
         ended = await self._ledger.run(
-            requests.finish, request, outcome, shown, source=self._event_source, now=self._clock()
+            requests.finish, request, outcome, shown, asked_as=asked_as, source=self._event_source, now=self._clock()
         )
         return outcome, [*told, *ended]
 
@@ -216,21 +216,24 @@ class CommandDoer:
 
     async def _ask(
         self, request: Request, payment: Payment, operation: Operation
-    ) -> tuple[Refused | AlreadySo | Reconsider, Sequence[StripeEvent]]:
-        """Stripe's answer, and what it shows. Raises what leaves it unknown: it shows when the command comes again."""
+    ) -> tuple[Refused | AlreadySo | Reconsider, Sequence[StripeEvent], str | None]:
+        """Stripe's answer, what it shows, and Stripe's id of the request.
+
+        Raises what leaves it unknown: it shows when the command comes again.
+        """
         try:
             async with self._admission.call():
                 self._require_life(operation)
-                done = await self._gateway.change_payment(operation, payment, now=self._clock())
+                done, asked_as = await self._gateway.change_payment(operation, payment, now=self._clock())
         except CallRefused as refused:  # perhaps because it was done before, which shows
-            shown = await self._show(request, payment)
-            return after_refusal(request, operation, refused.refusal, shown), shown
+            shown, refusal = await self._show(request, payment), refused.refusal
+            return after_refusal(request, operation, refusal, shown), shown, refusal.request_id
         except CallUnknown as unknown:
             if not unknown.may_ask_again:  # the key brings this for ever; what it came to shows, then another may do
                 await self._ledger.run(requests.note_unknown, operation, because=unknown.reason, now=self._clock())
             raise
         log.info("command.done", request_id=request.request_id, kind=request.kind, object_id=done.object_id)
-        return AlreadySo(), [done]
+        return AlreadySo(), [done], asked_as
 
     def _require_life(self, operation: Operation) -> None:
         """Right before sending: a process may have been frozen, or have waited long. Raises CallUnknown."""

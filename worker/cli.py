@@ -120,10 +120,11 @@ def _desk(arguments: argparse.Namespace) -> int:
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:
-    from worker.sandbox.stripe_server import serve  # noqa: PLC0415
+    from worker.sandbox.stripe_server import TEST_KEY, serve  # noqa: PLC0415
 
     def ready(base_url: str) -> None:
-        print(f"the sandbox listens on {base_url}; set STRIPE_API_BASE={base_url}", flush=True)  # noqa: T201
+        print(f"the sandbox listens on {base_url}; for the worker, in its shell:")  # noqa: T201
+        print(f"export STRIPE_API_BASE={base_url} STRIPE_API_KEY={TEST_KEY}", flush=True)  # noqa: T201
 
     try:
         asyncio.run(serve(host=arguments.host, port=arguments.port, ready=ready))

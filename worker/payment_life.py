@@ -16,7 +16,7 @@ from typing import Any, Final
 from schemas import EVENT_MODELS, in_both_units
 from worker.errors import Refusal
 from worker.payment import Payment, PaymentEvent, failure_of
-from worker.stripe_event import CHARGE, DISPUTE, PAYMENT_INTENT, REFUND, StripeEvent
+from worker.stripe_event import CHARGE, DISPUTE, DISPUTES_ENDED, PAYMENT_INTENT, REFUND, StripeEvent
 
 # Where two snapshots are of the same second, the one that is further on is the newer.
 _RANKS: Final = {
@@ -32,7 +32,9 @@ _FINAL: Final = 5
 # A refund that has failed once has failed for good, and one that is only pending is not money given back yet.
 _REFUND_RANKS: Final = {"pending": 0, "requires_action": 0, "succeeded": 1, "failed": 2, "canceled": 2}
 _LOST: Final = 2
-_DISPUTE_RANKS: Final = {"won": 1, "lost": 1, "warning_closed": 1, "prevented": 1}
+# Made, or failed; any other status is on its way to one of these.
+REFUNDS_DECIDED: Final = frozenset(status for status, rank in _REFUND_RANKS.items() if rank)
+_DISPUTE_RANKS: Final = dict.fromkeys(DISPUTES_ENDED, 1)
 # A dispute may begin as an inquiry, which takes no money, and go on after it was decided.
 _STAGES: Final = {"warning": "inquiry", "appeal": "appeal"}
 DISPUTES_OVER: Final = frozenset({"won", "warning_closed", "prevented"})
@@ -62,6 +64,11 @@ class Dispute:
     seen_at: datetime
     reason: str | None = None
     evidence_due_by: datetime | None = None
+
+    @property
+    def needs_response(self) -> bool:
+        """Whether evidence is asked for, of a dispute, an inquiry or an appeal."""
+        return self.status.endswith("needs_response")
 
     @property
     def takes_money(self) -> bool:

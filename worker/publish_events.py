@@ -27,6 +27,10 @@ RELAY_EVERY_S: Final = 2
 RELAY_PAGE: Final = 200
 # A type that nobody is bound to, or whose subscriber is full, is not tried with every event of a long backlog.
 REFUSALS_OF_A_TYPE: Final = 20
+# While nobody takes events, each is told of in the log once, and all of them together no more often than this.
+SUMMARY_EVERY: Final = timedelta(minutes=1)
+# Events known to have been told of, at a hundred bytes each; past that the summary alone tells of new ones.
+MOST_NOTED: Final = 10_000
 
 
 class EventRelay:
@@ -37,6 +41,8 @@ class EventRelay:
         self._outgoing = outgoing
         self._metrics = metrics
         self._clock = clock
+        self._noted: dict[str, datetime] = {}  # untold events that the log has told of, and when
+        self._summed_up_at: datetime | None = None
 
     async def tell(self, event: PaymentEvent) -> bool:
         """Publish and mark published; False where no queue takes it yet, and it stays in the ledger.
@@ -47,8 +53,9 @@ class EventRelay:
             await self._outgoing.event(event)
         except Unroutable as error:
             self._metrics.events.labels(event.type, "unroutable").inc()
-            log.warning("event.unroutable", event_id=event.event_id, error=str(error), kept="in the ledger")
+            self._note(event, error)
             return False
+        self._noted.pop(event.event_id, None)
         await self._ledger.run(moves.mark_published, event.event_id, now=self._clock())
         self._metrics.events.labels(event.type, "published").inc()
         return True
@@ -56,7 +63,8 @@ class EventRelay:
     async def run_once(self) -> int:
         """Tell all that waits, page by page; returns how many were told. Raises BusUnavailable, LedgerUnavailable."""
         before = self._clock() - timedelta(seconds=UNTOLD_AFTER_S)
-        told, after = 0, None
+        told, waiting, after = 0, 0, None
+        still_noted: set[str] = set()
         held: set[str] = set()  # a payment whose earlier event was not heard: its later ones wait behind it
         refused: Counter[str] = Counter()
         while True:
@@ -66,6 +74,8 @@ class EventRelay:
             if after is None:
                 break
             for event in page:
+                if event.event_id in self._noted:
+                    still_noted.add(event.event_id)
                 if event.order_id in held or refused[event.type] >= REFUSALS_OF_A_TYPE:
                     held.add(event.order_id)
                 elif await self.tell(event):
@@ -73,9 +83,23 @@ class EventRelay:
                 else:
                     held.add(event.order_id)
                     refused[event.type] += 1
-        if held:
-            log.error("relay.nobody_takes", payments=len(held), types=sorted(refused), kept="in the ledger")
+                waiting += event.order_id in held
+        # Another worker may have told the rest.
+        self._noted = {name: at for name, at in self._noted.items() if name in still_noted or at > before}
+        if waiting:
+            self._sum_up(events=waiting, payments=len(held), types=sorted(refused))
         return told
+
+    def _note(self, event: PaymentEvent, error: Unroutable) -> None:
+        if event.event_id not in self._noted and len(self._noted) < MOST_NOTED:
+            self._noted[event.event_id] = self._clock()
+            log.warning("event.unroutable", event_id=event.event_id, error=str(error), kept="in the ledger")
+
+    def _sum_up(self, **counts: object) -> None:
+        now = self._clock()
+        if self._summed_up_at is None or now - self._summed_up_at >= SUMMARY_EVERY:
+            self._summed_up_at = now
+            log.error("relay.nobody_takes", **counts, kept="in the ledger")
 
     async def run(self) -> None:
         """For ever: tell what waits, look again."""

@@ -5,46 +5,34 @@ event ids. The rest is left to a person.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
+from worker.compare_objects import READ_GAP_S, ObjectComparer
 from worker.errors import CallRefused, WorkerError
+from worker.finding import TAKEN_IN, Finding, differences_of_payment, finding_of, finding_of_type, told_money
 from worker.ledger import inbox, lives
+from worker.ledger.inbox import WaitingGroup
 from worker.ledger.ledger import Ledger
 from worker.payment import Payment
 from worker.payment_life import Life
 from worker.publish_events import EventRelay
-from worker.stripe_event import ShownPayment, StripeEvent
+from worker.stripe_event import DISPUTE, REFUND, InboxState, ShownPayment, StripeEvent
 from worker.stripe_gateway import StripeGateway
 
 log: Final = structlog.get_logger()
 
 PAGE: Final = 200
-# Behind live traffic: a share of Stripe's 25 reads a second.
-READ_GAP_S: Final = 0.1
 # An intent younger than this may be of a call that is still on its way.
 YOUNG: Final = timedelta(minutes=2)
 # Looks of the background overlap: what was young in one is looked at in the next.
 OVERLAP: Final = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A difference. amount_minor: the money that it touches. is_certain: whether a repair follows from it alone."""
-
-    kind: str
-    order_id: str | None
-    payment_id: str | None
-    amount_minor: int
-    currency: str
-    what: str
-    repair: str
-    is_certain: bool
-    is_repaired: bool = False
+# A worker that is well has done with a Stripe event by then.
+APPLIED_WITHIN_S: Final = 3
 
 
 class Reconciler:
@@ -64,16 +52,21 @@ class Reconciler:
         self._relay = relay
         self._event_source = event_source
         self._clock = clock
+        self._objects = ObjectComparer(ledger=ledger, gateway=gateway, take_in=self._take_in, clock=clock)
 
     async def run(self, *, since: datetime, fix: bool) -> Sequence[Finding]:
         """All findings of the time since. Raises what asking Stripe does, and LedgerUnavailable."""
+        began = self._clock()
         findings = [each async for each in self._undelivered(since=since, fix=fix)]
         seen: set[str] = set()
         async for shown in self._listed(since=since):
             seen.add(shown.payment_id)
             findings += await self._compare(shown, fix=fix)
         findings += [each async for each in self._missing(since=since, seen=seen, fix=fix)]
+        for family in (REFUND, DISPUTE):
+            findings += [each async for each in self._objects.run(family, since=since, compared=seen, fix=fix)]
         findings += await self._ledger.run(untold, before=self._clock() - YOUNG)
+        findings += await self._waiting(began=began)
         return findings
 
     async def watch(self, *, every_s: float) -> None:
@@ -102,12 +95,16 @@ class Reconciler:
                 continue
             if fix:
                 await self._ledger.run(inbox.receive, event, set_aside=None, now=self._clock())
+            payment = await self._ledger.run(lives.find_payment, order_id=event.order_id, payment_id=event.payment_id)
+            amount_minor, currency = event.facts.get("amount"), event.facts.get("currency")
+            if payment and not (amount_minor and currency):
+                amount_minor, currency = payment.amount_minor, payment.currency
             yield Finding(
                 kind="undelivered_event",
-                order_id=event.order_id,
+                order_id=payment.order_id if payment else event.order_id,
                 payment_id=event.payment_id,
-                amount_minor=event.facts.get("amount") or 0,
-                currency=str(event.facts.get("currency") or ""),
+                amount_minor=amount_minor or 0,
+                currency=currency or "",
                 what=f"{event.type} ({event.event_id}) was not delivered",
                 repair="it is taken in, as if it had been",
                 is_certain=True,
@@ -128,19 +125,19 @@ class Reconciler:
         if life is None:
             return []
         if (shown.amount_minor, shown.currency) != (payment.amount_minor, payment.currency):
-            what = (
-                f"is of {shown.amount_minor} {shown.currency}, and {payment.amount_minor} {payment.currency} was agreed"
-            )
-            return [_finding("amount", shown, payment, what, "a person must look: cancel or refund it", certain=False)]
+            agreed = told_money(payment.amount_minor, payment.currency)
+            what = f"is of {told_money(shown.amount_minor, shown.currency)}, and {agreed} was agreed"
+            return [
+                finding_of("amount", shown, payment, what, "a person must look: cancel or refund it", certain=False)
+            ]
         refunds = await self._refunds_of(life, shown, payment)
-        differences = _differences(life, shown, refunds)
+        differences = differences_of_payment(life, shown, refunds)
         if not differences:
             return []
         if fix:
             await self._take_in(payment, [*shown.events, *refunds])
-        what = "; ".join(f"{name} is {theirs} at Stripe, {ours} here" for name, (ours, theirs) in differences.items())
-        repair = "what Stripe shows is taken in and told"
-        return [_finding("state", shown, payment, what, repair, certain=True, done=fix)]
+        what = "; ".join(differences.values())
+        return [finding_of("state", shown, payment, what, TAKEN_IN, certain=True, done=fix)]
 
     async def _take_in(self, payment: Payment, events: Sequence[StripeEvent]) -> None:
         told = await self._ledger.run(
@@ -168,7 +165,7 @@ class Reconciler:
         beside = f"beside {payment.payment_id}" if payment else "which this ledger does not know"
         what = f"names the order {shown.order_id}, {beside}; it is {shown.status}"
         repair = "cancel it at Stripe" if shown.received_minor == 0 else "a person must look: somebody has paid it"
-        return [_finding("intent_without_order", shown, payment, what, repair, certain=False)]
+        return [finding_of("intent_without_order", shown, payment, what, repair, certain=False)]
 
     async def _missing(self, *, since: datetime, seen: set[str], fix: bool) -> AsyncIterator[Finding]:
         """Payments whose intent was not listed."""
@@ -195,6 +192,14 @@ class Reconciler:
                     is_certain=False,
                 )
 
+    async def _waiting(self, *, began: datetime) -> list[Finding]:
+        """Stripe's events that had come in when the look began, and that no worker has done with since."""
+        groups = await self._ledger.run(inbox.waiting_groups, received_before=began)
+        if groups:
+            await asyncio.sleep(max(0.0, APPLIED_WITHIN_S - (self._clock() - began).total_seconds()))
+            groups = await self._ledger.run(inbox.waiting_groups, received_before=began)
+        return [_waiting_finding(group) for group in groups if not group.is_strange]
+
     async def _shown(self, payment: Payment) -> ShownPayment | None:
         await asyncio.sleep(READ_GAP_S)
         try:
@@ -206,54 +211,25 @@ class Reconciler:
 def untold(conn: Any, *, before: datetime) -> list[Finding]:
     """Events that no queue has, a finding for each type."""
     return [
-        Finding(
-            kind="untold_event",
-            order_id=None,
-            payment_id=None,
-            amount_minor=0,
-            currency="",
-            what=f"{number} {kind} told to nobody, the oldest of {oldest.isoformat(timespec='seconds')}",
-            repair="bind a queue to it: the worker tells them then",
-            is_certain=False,
+        finding_of_type(
+            "untold_event",
+            f"{number} {kind} told to nobody, the oldest of {oldest.isoformat(timespec='seconds')}",
+            "bind a queue to it: the worker tells them then",
         )
         for kind, number, oldest in lives.untold_by_type(conn, before=before)
     ]
 
 
-def _differences(
-    life: Life, shown: ShownPayment, refunds: Sequence[StripeEvent]
-) -> Mapping[str, tuple[object, object]]:
-    """{what: (here, at Stripe)} of what has moved."""
-    pairs: dict[str, tuple[object, object]] = {
-        "status": (life.payment.status, shown.status),
-        "received": (life.received_minor, shown.received_minor),
-        "capturable": (life.capturable_minor, shown.capturable_minor),
-        "refunded": (life.refunded_minor, shown.refunded_minor),
-    }
-    for each in refunds:
-        known = life.refunds.get(str(each.object_id))
-        pairs[f"refund {each.object_id}"] = (known.status if known else "not known", each.facts["status"])
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _finding(
-    kind: str,
-    shown: ShownPayment,
-    payment: Payment | None,
-    what: str,
-    repair: str,
-    *,
-    certain: bool,
-    done: bool = False,
-) -> Finding:
-    return Finding(
-        kind=kind,
-        order_id=payment.order_id if payment else shown.order_id,
-        payment_id=shown.payment_id,
-        amount_minor=shown.amount_minor,
-        currency=shown.currency,
-        what=what,
-        repair=repair,
-        is_certain=certain,
-        is_repaired=done,
+def _waiting_finding(group: WaitingGroup) -> Finding:
+    is_one = group.count == 1
+    since = group.oldest.isoformat(timespec="seconds")
+    told = [f"{group.count} Stripe {'event still waits' if is_one else 'events still wait'}, since {since}"]
+    if group.order_id and not is_one:
+        told.append(f"one of order {group.order_id}")
+    if group.state is InboxState.RECEIVED:
+        why, repair = "no worker has applied it", "is a worker of this ledger running? See inbox.waits in its log"
+    else:
+        why, repair = str(group.why), "the worker tries it again by itself; see the README, On call"
+    return finding_of_type(
+        "waiting_event", f"{', '.join(told)}: {why}", repair, order_id=group.order_id if is_one else None
     )

@@ -17,6 +17,8 @@ FAMILIES: Final = frozenset({PAYMENT_INTENT, CHARGE, REFUND, DISPUTE})
 MOST_TEXT: Final = 500
 # In an intent's metadata: the request that it was captured for.
 CAPTURED_FOR: Final = "capture_request_id"
+# Nothing follows any more. Source: https://docs.stripe.com/api/disputes/object, its status.
+DISPUTES_ENDED: Final = frozenset({"won", "lost", "warning_closed", "prevented"})
 
 
 class InboxState(StrEnum):
@@ -157,6 +159,23 @@ def shown_intent(intent: Mapping[str, Any], *, now: datetime) -> StripeEvent:
 def shown_refund(refund: Mapping[str, Any], *, now: datetime) -> StripeEvent:
     """A refund as Stripe shows it when it is asked, as the event that would have told it. now: by Stripe's clock."""
     return _shown("refund.updated", REFUND, refund, now=now)
+
+
+def shown_dispute(dispute: Mapping[str, Any], *, now: datetime) -> Sequence[StripeEvent]:
+    """A dispute as Stripe shows it when it is asked, as the events that would have told it: its opening, its state."""
+    opened_at = _moment(dispute.get("created")) or now
+    has_ended = dispute.get("status") in DISPUTES_ENDED
+    return [
+        _shown("charge.dispute.created", DISPUTE, dispute, now=opened_at),
+        _shown("charge.dispute.closed" if has_ended else "charge.dispute.updated", DISPUTE, dispute, now=now),
+    ]
+
+
+def shown_object(family: str, thing: Mapping[str, Any], *, now: datetime) -> Sequence[StripeEvent]:
+    """An intent, a refund or a dispute as Stripe shows it, as the events that would have told it, the newest last."""
+    if family == DISPUTE:
+        return shown_dispute(thing, now=now)
+    return [(shown_intent if family == PAYMENT_INTENT else shown_refund)(thing, now=now)]
 
 
 @dataclass(frozen=True, slots=True)

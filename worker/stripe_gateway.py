@@ -34,11 +34,14 @@ from worker.payment import Intent, Operation, Payment
 from worker.payment_life import Settlement
 from worker.stripe_errors import translate
 from worker.stripe_event import (
+    DISPUTE,
     PAYMENT_INTENT,
+    REFUND,
     ShownPayment,
     StripeEvent,
     read_stripe_event,
     shown_intent,
+    shown_object,
     shown_payment,
     shown_refund,
 )
@@ -47,8 +50,8 @@ from worker.stripe_event import (
 API_VERSION: Final = "2026-10-28.endive"
 CONNECT_TIMEOUT_S: Final = 5
 LIST_PAGE: Final = 100
-# Calls that no order needs: a key without the right to them stops commands, and nothing else.
-OF_COMMANDS: Final = frozenset({"cancel", "capture", "refund", "list_refunds"})
+# Calls that no order needs: a key without the right to them stops commands, or a look at disputes, and nothing else.
+OF_NO_ORDER: Final = frozenset({"cancel", "capture", "refund", "list_refunds", "list_disputes", "fetch_dispute"})
 
 
 class StripeGateway:
@@ -248,10 +251,12 @@ class StripeGateway:
             stripe_account=stripe_account,
         )
 
-    async def change_payment(self, operation: Operation, payment: Payment, *, now: datetime) -> StripeEvent:
+    async def change_payment(
+        self, operation: Operation, payment: Payment, *, now: datetime
+    ) -> tuple[StripeEvent, str | None]:
         """Cancel, capture or refund, as the operation says, or have the first answer to its key again.
 
-        What it came to, as an event. Raises the same errors as create_intent.
+        What it came to, as an event, and Stripe's id of the request. Raises the same errors as create_intent.
         """
         options: Any = {"idempotency_key": operation.idempotency_key, **_on(operation.stripe_account)}
         payment_id, params, v1 = str(payment.payment_id), dict(operation.params), self._client.v1
@@ -263,21 +268,41 @@ class StripeGateway:
         }
         answer = await self._ask(verb, asks[verb], stripe_account=operation.stripe_account)
         show = shown_refund if verb == "refund" else shown_intent
-        return show(answer.to_dict(), now=_said_at(answer, now))
+        return show(answer.to_dict(), now=_said_at(answer, now)), _request_id_of(answer)
 
     async def show(self, event: StripeEvent, stripe_account: str | None, *, now: datetime) -> StripeEvent:
         """The intent or the refund that an event is about, as this version of the API reads it now.
 
         Raises the same errors as create_intent.
         """
-        is_intent = event.family == PAYMENT_INTENT
-        door: Any = self._client.v1.payment_intents if is_intent else self._client.v1.refunds
+        shown = await self.show_object(str(event.family), str(event.object_id), stripe_account, now=now)
+        return shown[-1]
+
+    async def show_object(
+        self, family: str, object_id: str, stripe_account: str | None, *, now: datetime
+    ) -> Sequence[StripeEvent]:
+        """An intent, a refund or a dispute as Stripe shows it, as events, the newest last. Raises as create_intent."""
         answer = await self._ask(
-            f"fetch_{event.family}",
-            lambda: door.retrieve_async(event.object_id, None, _on(stripe_account)),
+            f"fetch_{family}",
+            lambda: self._door(family).retrieve_async(object_id, None, _on(stripe_account)),
             stripe_account=stripe_account,
         )
-        return (shown_intent if is_intent else shown_refund)(answer.to_dict(), now=_said_at(answer, now))
+        return shown_object(family, answer.to_dict(), now=_said_at(answer, now))
+
+    async def shown_objects(self, family: str, *, since: datetime) -> AsyncIterator[Sequence[Sequence[StripeEvent]]]:
+        """The refunds or disputes made in a time, page by page, each as show_object has it. Raises as create_intent."""
+        asked: Any = {"created": {"gte": int(since.timestamp())}, "limit": LIST_PAGE}
+        while True:
+            page = await self._ask(f"list_{family}s", partial(self._door(family).list_async, asked))
+            now = _said_at(page, datetime.now(UTC))
+            yield [shown_object(family, each.to_dict(), now=now) for each in page.data]
+            if not page.has_more:
+                return
+            asked = asked | {"starting_after": page.data[-1].id}
+
+    def _door(self, family: str) -> Any:
+        v1 = self._client.v1
+        return {PAYMENT_INTENT: v1.payment_intents, REFUND: v1.refunds, DISPUTE: v1.disputes}[family]
 
     async def probe(self) -> None:
         """Ask for one intent: shows that the key is good and Stripe is there. Raises as create_intent."""
@@ -292,7 +317,7 @@ class StripeGateway:
             ours = translate(error)
             if stripe_account and isinstance(error, stripe.PermissionError):
                 ours = AccountRefused(f"stripe_account {stripe_account}: {ours}")
-            elif call in OF_COMMANDS and isinstance(error, stripe.PermissionError):
+            elif call in OF_NO_ORDER and isinstance(error, stripe.PermissionError):
                 ours = RightMissing(f"{call}: {ours}")
             result = type(ours).__name__
             raise ours from error
@@ -365,7 +390,7 @@ def _read_intent(answer: Any) -> Intent:
             currency=str(answer.currency),
             livemode=bool(answer.livemode),
             order_id=answer.metadata["order_id"] if "order_id" in answer.metadata else None,  # noqa: SIM401 - no dict
-            request_id=answer.last_response.request_id if answer.last_response else None,
+            request_id=_request_id_of(answer),
             declined=_declined(answer),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -387,6 +412,10 @@ def _declined(answer: Any) -> Refusal | None:
         payment_status=str(answer.status),
         livemode=bool(answer.livemode),
     )
+
+
+def _request_id_of(answer: Any) -> str | None:
+    return answer.last_response.request_id if answer.last_response else None
 
 
 def _on(stripe_account: str | None) -> Any:

@@ -4,16 +4,21 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.harness import Shop, WorkerProcess, dead_letters, run_cli, until
+from tests.harness import Shop, WorkerProcess, dead_letters, on_terminal, run_cli, until
 from tests.ledger import letter_steps, steps
-from worker.ledger import moves
+from tests.road.test_commands import command
+from tests.stripe_story import Story
+from worker.ledger import inbox, lives, moves
 from worker.ledger.ledger import Ledger
+from worker.payment_life import Settlement
 from worker.sandbox.stripe_control import SandboxControl
+from worker.stripe_event import read_stripe_event
 
 MakeWorker = Callable[..., WorkerProcess]
 ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
@@ -86,7 +91,10 @@ async def test_a_payment_that_went_well_is_told_from_its_call_to_its_event(
     assert "key payment-worker:order-1:create_intent:1" in lines
     assert any(line.startswith("key age ") and line.endswith("inside its horizon of 23 h") for line in lines)
     assert any(line.startswith("asked 20") and line.endswith(" ago)") for line in lines)
-    assert any(f"event 1: payment.intent_created {event['id']}, told 20" in line for line in lines)
+    heading = lines.index(f"event 1: payment.intent_created {event['id']}")
+    assert lines[heading + 1].startswith("staged 20")
+    assert lines[heading + 2].startswith("told 20")
+    assert {"amount 12.50 USD", f"Stripe request {call['request_id']}"} <= set(lines)
     shown = json.dumps(found) + "\n".join(lines)
     assert "secret" not in shown
     assert "anna@example.org" not in shown
@@ -153,8 +161,9 @@ async def test_letters_of_the_order_come_with_what_a_replay_would_do_and_the_act
     assert sorted(act["act"] for act in found["acts"]) == ["discarded", "landed", "landed"]
 
     lines = await page(environment)
-    assert any(line.startswith(f"letter {letter['id']} (discarded), landed 20") for line in lines)
-    assert any(line.startswith("a replay: blocked: the order id is taken") for line in lines)
+    heading = lines.index(f"letter {letter['id']} (discarded)")
+    assert lines[heading + 1].startswith("landed 20")
+    assert lines[heading + 3].startswith("a replay blocked: the order id is taken")
     assert any(line.endswith("discarded: a test order") for line in lines)
 
 
@@ -201,6 +210,141 @@ async def test_an_unknown_outcome_says_why_and_a_key_past_its_horizon_says_so(
     assert (after["attempt"], after["state"], after["evidence"]) == (2, "started", None)
 
 
+async def test_the_money_of_a_payment_its_refunds_and_disputes_and_what_waits_are_told(
+    ledger_url: str, ledger: Ledger, environment: dict[str, str]
+) -> None:
+    await steps.decide(ledger, "order-1", now=ago(600))
+    story = Story(order_id="order-1", payment_id="pi_order-1", amount=9999, now=ago(500))
+    story.paid()
+    story.refunded("re_1", 1000, reason="duplicate", metadata={"request_id": "refund-1"})
+    story.tell("refund.failed", story.refunded("re_2", 99) | {"status": "failed", "failure_reason": "declined"})
+    dispute = story.disputed("du_1")
+    for event in map(read_stripe_event, story.events):
+        await ledger.run(inbox.receive, event, set_aside=None, now=ago(400))
+        await ledger.run(
+            lives.apply_event,
+            event,
+            "order-1",
+            settlement=Settlement("txn_1", 320, 9679, "usd") if event.family == "charge" else None,
+            source="payment-worker",
+            now=ago(300),
+        )
+    lost = read_stripe_event(story.events[-1] | {"id": "evt_lost", "type": "charge.dispute.updated"})
+    await ledger.run(inbox.receive, replace(lost, order_id=None), set_aside=None, now=ago(120))
+    await ledger.run(inbox.park, "evt_lost", why="Stripe does not answer", until=ago(-600), now=ago(60))
+
+    found = await life(environment)
+
+    sums = {"amount": 9999, "received": 9999, "refunded": 1000, "refundable": 8999, "disputed": 9999, "capturable": 0}
+    assert {name: found["payment"][f"{name}_minor"] for name in sums} == sums
+    assert found["payment"]["refundable"] == "89.99"
+    assert found["payment"]["settlement"]["fee"] == "3.20"
+    assert [(each["id"], each["amount"], each["status"]) for each in found["refunds"]] == [
+        ("re_1", "10.00", "succeeded"),
+        ("re_2", "0.99", "failed"),
+    ]
+    [kept] = found["disputes"]
+    assert (kept["id"], kept["status"], kept["amount"]) == ("du_1", "needs_response", "99.99")
+    assert datetime.fromisoformat(kept["evidence_due_by"]).timestamp() == dispute["evidence_details"]["due_by"]
+    [waiting] = found["stripe_events"]
+    assert (waiting["id"], waiting["state"], waiting["looks"]) == ("evt_lost", "parked", 1)
+
+    lines = await page(environment)
+    assert {
+        "received 99.99 USD",
+        "refunded 10.00 USD",
+        "refundable 89.99 USD; Stripe refuses refunds of what is disputed",
+        "disputed 99.99 USD",
+        "fee 3.20 USD",
+        "net 96.79 USD",
+        "refund re_1: 10.00 USD, succeeded",
+        "request refund-1",
+        "refund re_2: 0.99 USD, failed",
+        "failed because declined",
+        "dispute du_1: 99.99 USD, needs_response",
+        "Stripe event evt_lost: charge.dispute.updated, parked",
+        "because Stripe does not answer",
+    } <= set(lines)
+    assert any(line.startswith("evidence due 20") and line.endswith("(in 23 h)") for line in lines)
+    assert not any(line.startswith(("capturable", "capture before")) for line in lines)
+
+
+async def test_until_when_an_authorization_may_be_captured_is_told(ledger: Ledger, environment: dict[str, str]) -> None:
+    await steps.decide(ledger, "order-1", now=ago(600))
+    story = Story(order_id="order-1", payment_id="pi_order-1", amount=9999, now=ago(500))
+    story.authorized()
+    for event in map(read_stripe_event, story.events):
+        await ledger.run(inbox.receive, event, set_aside=None, now=ago(400))
+        await ledger.run(lives.apply_event, event, "order-1", settlement=None, source="payment-worker", now=ago(300))
+
+    assert datetime.fromisoformat((await life(environment))["payment"]["capture_before"]) > ago(0)
+    lines = await page(environment)
+    assert "capturable 99.99 USD" in lines
+    assert any(line.startswith("capture before 20") and line.endswith("(in 6 d)") for line in lines)
+
+
+async def test_commands_are_told_with_their_state_and_the_calls_that_carried_them_out(
+    ledger_url: str, make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    await shop.subscribe("#")
+    await make_worker().until_subscribed()
+    await shop.send(ORDER | {"confirm": True, "payment_method": "pm_card_visa"})
+    await shop.until_events(1)
+    for request_id, amount in (("refund-1", "5.00"), ("refund-2", "50.00")):
+        await command(shop, "refund.requested", {"order_id": "order-1", "request_id": request_id, "amount": amount})
+        await until(lambda: any(request_id in message.body.decode() for message in shop.messages), what=request_id)  # noqa: B023
+
+    found = await life(environment)
+
+    done, refused = found["requests"]
+    assert (done["request_id"], done["kind"], done["state"]) == ("refund-1", "refund", "done")
+    assert (refused["request_id"], refused["state"]) == ("refund-2", "refused")
+    assert done["asked"]["amount"] == "5.00"
+    assert set(done["answered_by"]) <= {event["id"] for event in found["events"]}
+    create, call = found["calls"]
+    assert (create["for_request"], create["amount_minor"]) == (None, 1250)
+    assert (call["for_request"], call["amount_minor"]) == ("refund-1", 500)
+    [row] = [row for row in await stripe.record(method="POST") if row["path"] == "/v1/refunds"]
+    assert call["request_id"] == row["request_id"]
+    lines = await page(environment)
+    assert {
+        "request refund-1: refund, done",
+        "asks for amount 5.00",
+        "for request refund-1",
+        "amount 5.00 USD",
+        f"Stripe request {row['request_id']}",
+        "request refund-2: refund, refused",
+        "answered by order-1/refund/failed/refund-2",
+    } <= set(lines)
+
+
+async def test_a_cancel_that_came_before_its_order_is_told(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    worker = await make_worker().until_subscribed()
+    await command(shop, "order.cancelled", {"order_id": "order-1", "request_id": "cancel-1"})
+    await until(lambda: worker.said("command.remembered"), what="it to be remembered")
+
+    [request] = (await life(environment))["requests"]
+
+    assert (request["request_id"], request["state"]) == ("cancel-1", "remembered")
+    assert {"payment none: no call was begun", "request cancel-1: cancel, remembered"} <= set(await page(environment))
+
+
+async def test_the_page_fits_eighty_columns_and_a_heading_keeps_its_ids_whole(
+    ledger: Ledger, environment: dict[str, str]
+) -> None:
+    event = await steps.decide(ledger, "order-" + "1" * 58, now=ago(60))
+
+    code, shown = await asyncio.to_thread(on_terminal, environment, ["payments", "show", event.order_id], columns=80)
+
+    lines = [line.rstrip() for line in shown.replace("\r", "").splitlines()]
+    heading = f"event 1: payment.intent_created {event.event_id}"
+    assert code == 0
+    assert heading in lines
+    assert max(len(line) for line in lines if line != heading) <= 80
+
+
 async def test_an_event_that_no_queue_has_is_told_as_such(ledger: Ledger, environment: dict[str, str]) -> None:
     event = await steps.decide(ledger, "order-1", now=ago(60))
 
@@ -208,7 +352,8 @@ async def test_an_event_that_no_queue_has_is_told_as_such(ledger: Ledger, enviro
     lines = await page(environment)
 
     assert (staged["id"], staged["told_at"]) == (event.event_id, None)
-    assert any(f"{event.event_id}, not told yet; staged 20" in line for line in lines)
+    heading = lines.index(f"event 1: {event.type} {event.event_id}")
+    assert lines[heading + 2] == "told not yet"
 
 
 async def test_more_letters_than_a_page_holds_are_counted(ledger: Ledger, environment: dict[str, str]) -> None:

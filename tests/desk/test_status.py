@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -20,18 +20,21 @@ from aiohttp.test_utils import TestServer
 
 from tests.harness import Shop, WorkerProcess, on_terminal, run_cli, until
 from tests.ledger import letter_steps, steps
+from tests.stripe_story import Story
 from worker.admission import CREATE
 from worker.bus.queue_depths import queue_depths
 from worker.desk.status import show
 from worker.errors import BusUnavailable
-from worker.ledger import moves, turns
+from worker.ledger import inbox, moves, turns
 from worker.ledger.ledger import Ledger, open_engine
 from worker.ledger.migrate import migrate
-from worker.ledger.schema import LETTERS, PACE, REPLAY_ITEMS, REPLAYS
+from worker.ledger.schema import DISPUTES, LETTERS, PACE, REFUNDS, REPLAY_ITEMS, REPLAYS
+from worker.payment_life import Dispute, Refund
 from worker.retry_policy import RUNGS_S
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
 from worker.settings import read_settings
+from worker.stripe_event import StripeEvent, read_stripe_event
 
 MakeWorker = Callable[..., WorkerProcess]
 HORIZON_S = 82_800
@@ -201,6 +204,7 @@ async def test_what_a_worker_of_another_version_does_not_tell_is_not_missed(
 ) -> None:
     for told in ({}, {"concerns": None}, {"concerns": ["?"]}):
         body = json.dumps({"ready": True, "reasons": {}} | told).encode()
+        await ledger.run(moves.sign_of_life, "w-1", now=datetime.now(UTC))
         async with other_program(body) as port:
             found = await status(environment | {"HTTP_PORT": str(port)}, code=0)
         assert found["worker"] == {"address": f"http://127.0.0.1:{port}", "reasons": {}, "concerns": {}}, body
@@ -297,6 +301,7 @@ async def test_a_ledger_that_is_away_is_told_and_the_rest_is_shown(
         f"sqlite:///{tmp_path}/other.db",
         f"sqlite:///{tmp_path}/no/such/payments.db",
         "postgresql://user:hunter2@127.0.0.1:9/payments",
+        "postgresql://127.0.0.1:9/payments?user=user&password=hunter2",
     ):
         away = with_http(environment, worker) | {"DATABASE_URL": url}
         found = await status(away, code=1)
@@ -306,14 +311,53 @@ async def test_a_ledger_that_is_away_is_told_and_the_rest_is_shown(
         assert found["ledger"] is None
         assert found["ledger_fault"]
         assert [concern for concern in found["needs_a_person"] if concern.startswith("the ledger cannot be read")]
-        assert "ledger cannot be read: " in " ".join(await screen(away, code=1))
-        assert "hunter2" not in json.dumps(found)
+        shown = " ".join(await screen(away, code=1))
+        assert "ledger cannot be read: " in shown
+        assert f"ledger address {found['ledger_address']}" in shown
+        assert "hunter2" not in json.dumps(found) + shown
         assert not list(tmp_path.glob("other.db*")), "looking makes no file"
 
     done = await asyncio.to_thread(run_cli, away, "status")
     assert done.returncode == 1
     assert "ledger cannot be read: " in " ".join(lines_of(done.stdout))
     assert "hunter2" not in done.stdout + done.stderr
+
+
+async def test_a_ledger_whose_file_is_not_there_is_told_with_the_setting_that_names_it_and_is_not_made(
+    make_worker: MakeWorker, environment: dict[str, str], tmp_path: Any
+) -> None:
+    await make_worker().until_subscribed()
+    path = tmp_path / "elsewhere.db"
+    done = await asyncio.to_thread(run_cli, environment | {"DATABASE_URL": f"sqlite:///{path}"}, "status", "--json")
+
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["ledger_address"] == str(path)
+    assert found["ledger_fault"] == f"no ledger is at {path}: set DATABASE_URL as the worker has it"
+    assert "migrate" not in done.stdout
+    assert not path.exists()
+
+
+async def test_orders_that_no_worker_of_the_ledger_takes_show_that_it_is_another_ledger(
+    ledger_url: str, make_worker: MakeWorker, environment: dict[str, str], tmp_path: Any
+) -> None:
+    """The worker's own is not taken for another one; a new and empty one is, whoever can tell of the worker."""
+    worker = await make_worker().until_subscribed()
+    here = with_http(environment, worker)
+    assert (await screen(here, code=0))[-1] == "Nothing needs a person."
+
+    other = {"DATABASE_URL": f"sqlite:///{tmp_path}/other.db"}
+    assert (await asyncio.to_thread(run_cli, environment | other, "migrate")).returncode == 0
+    for told_by, taken in (
+        (environment, "the orders queue has 1 consumer"),
+        ({name: value for name, value in here.items() if name != "AMQP_URL"}, "a worker takes orders"),
+    ):
+        [concern] = (await status(told_by | other, code=1))["needs_a_person"]
+        assert concern == (
+            f"{taken}, and no worker of the ledger at {tmp_path}/other.db is alive: "
+            "another ledger? Set DATABASE_URL as the worker has it"
+        )
+    assert f"ledger {tmp_path}/other.db" in await screen(here | other, code=1)
 
 
 # What is at risk
@@ -517,6 +561,120 @@ async def test_a_pace_that_stripe_has_slowed_is_told_and_needs_nobody(
     assert "30 of 100 calls a second, slowed: Stripe refused calls for their rate" in shown
 
 
+# What Stripe tells
+
+
+def stripe_event(event_id: str, order_id: str | None, **changed: Any) -> StripeEvent:
+    """As it was read from a webhook."""
+    event = Story(order_id=order_id or "", payment_id=f"pi_{order_id}").events[0]
+    return replace(read_stripe_event(event), event_id=event_id, order_id=order_id, **changed)
+
+
+async def test_stripe_events_that_wait_are_told_and_need_a_person_after_a_minute(
+    ledger_url: str, ledger: Ledger, environment: dict[str, str]
+) -> None:
+    async with as_if_at_work(ledger, environment) as here:
+        await ledger.run(inbox.receive, stripe_event("evt_1", "order-1"), set_aside=None, now=ago(30))
+        [group] = (await status(here, code=0))["ledger"]["stripe_events"]
+        assert (group["state"], group["count"], group["order_id"]) == ("received", 1, "order-1")
+        assert 30 <= group["oldest_s"] < 60
+        assert "Stripe events waiting 1, the oldest 3" in " ".join(await screen(here, code=0))
+
+        for name in ("evt_2", "evt_3"):
+            await ledger.run(inbox.receive, stripe_event(name, "order-2"), set_aside=None, now=ago(300))
+            await ledger.run(inbox.park, name, why="its payment is not decided", until=ago(0), now=ago(9))
+        found = await status(here, code=1)
+        shown = await screen(here, code=1)
+    assert found["needs_a_person"] == [
+        "2 Stripe events waiting (parked), the oldest for 5 min, one of order order-2: its payment is not decided"
+    ]
+    assert "Stripe events waiting 3, the oldest 5 min: 1 received, 2 parked" in shown
+
+
+async def test_parked_events_of_somebody_else_on_the_account_are_told_and_need_nobody(
+    ledger_url: str, ledger: Ledger, environment: dict[str, str]
+) -> None:
+    event = stripe_event("evt_1", None, payment_id="pi_of_a_stranger", family="charge")
+    await ledger.run(inbox.receive, event, set_aside=None, now=ago(7200))
+    await ledger.run(inbox.park, "evt_1", why="its payment is not known", until=ago(0), now=ago(9))
+
+    async with as_if_at_work(ledger, environment) as here:
+        [group] = (await status(here, code=0))["ledger"]["stripe_events"]
+        assert "Stripe events waiting 1, the oldest 2 h: 1 of no payment here" in await screen(here, code=0)
+    assert (group["strange"], group["why"]) == (True, "its payment is not known")
+
+
+@asynccontextmanager
+async def as_if_at_work(ledger: Ledger, environment: dict[str, str]) -> AsyncIterator[dict[str, str]]:
+    """A worker that is well by all signs, and touches nothing."""
+    await ledger.run(moves.sign_of_life, "w-1", now=datetime.now(UTC) + timedelta(minutes=1))
+    async with other_program(b'{"ready": true, "reasons": {}}') as port:
+        yield environment | {"HTTP_PORT": str(port)}
+
+
+async def test_a_lost_answer_is_told_once_its_call_cannot_be_under_way_any_more(
+    ledger_url: str, ledger: Ledger, make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    await make_worker(**LEFT_ALONE).until_subscribed()
+    await left_open(ledger, "order-1", age_s=40, amount="12.50")
+    patient = environment | {"STRIPE_TIMEOUT": "60"}
+    assert (await status(patient, code=0))["ledger"]["lost_answers"]["count"] == 0
+
+    found = (await status(environment, code=0))["ledger"]["lost_answers"]
+    assert (found["count"], found["value"]) == (1, {"usd": "12.50"})
+    assert 40 <= found["oldest_s"] < 50
+    assert "lost answers 1, the oldest 4" in " ".join(await screen(environment, code=0))
+
+
+async def test_disputes_and_refunds_are_told_with_their_money_and_evidence_in_time(
+    ledger_url: str, ledger: Ledger, make_worker: MakeWorker, environment: dict[str, str]
+) -> None:
+    await make_worker().until_subscribed()
+    await paid(ledger, "order-1", dispute("du_far", "needs_response", due_in=timedelta(hours=73)))
+    await paid(ledger, "order-2", dispute("du_answered", "under_review", due_in=timedelta(hours=1)))
+    await paid(ledger, "order-3", dispute("du_over", "lost", due_in=timedelta(hours=1)))
+    await paid(
+        ledger,
+        "order-4",
+        Refund("re_pending", 100, "pending", ago(7200)),
+        Refund("re_made", 50, "succeeded", ago(60)),
+        Refund("re_failed", 25, "failed", ago(3600)),
+        Refund("re_of_long_ago", 10, "failed", ago(90 * 86_400)),
+    )
+    found = (await status(environment, code=0))["ledger"]
+    shown = await screen(environment, code=0)
+    assert found["disputes"]["open"] == 2
+    assert found["disputes"]["value"] == {"usd": "25.00"}
+    assert (found["disputes"]["due_soon"], found["disputes"]["next_due"]["dispute_id"]) == (0, "du_far")
+    assert (found["refunds"]["pending"]["count"], found["refunds"]["pending"]["value"]) == (1, {"usd": "1.00"})
+    assert found["refunds"]["failed"]["value"] == {"usd": "0.25"}
+    assert found["refunds"]["failed"]["newest"] == {"refund_id": "re_failed", "order_id": "order-4"}
+    assert "pending refunds 1, the oldest 2 h, 1.00 USD" in shown
+    assert "failed refunds 1 of the last 60 d, 0.25 USD, the newest re_failed of order order-4, made 1 h ago" in shown
+    assert any(line.startswith("open disputes 2, 25.00 USD, evidence of order order-1 due 20") for line in shown)
+
+    for number in range(6):
+        await paid(ledger, f"order-due-{number}", dispute(f"du_{number}", "needs_response", due_in=timedelta(hours=71)))
+    needs = (await status(environment, code=1))["needs_a_person"]
+    assert len(needs) == 6
+    assert needs[0].startswith("dispute du_0 of order order-due-0, 12.50 USD: evidence due 20")
+    assert needs[0].endswith(" (in 70 h); answer in Stripe's Dashboard")
+    assert needs[5] == "1 more dispute with evidence due within 3 d"
+
+
+def dispute(dispute_id: str, status: str, *, due_in: timedelta) -> Dispute:
+    return Dispute(dispute_id, 1250, "usd", status, ago(60), "fraudulent", datetime.now(UTC) + due_in)
+
+
+async def paid(ledger: Ledger, order_id: str, *became: Refund | Dispute) -> None:
+    """A payment, told of long ago, and what became of it."""
+    event = await steps.decide(ledger, order_id)
+    await ledger.run(moves.mark_published, event.event_id, now=ago(0))
+    for each in became:
+        table = REFUNDS if isinstance(each, Refund) else DISPUTES
+        await steps.execute(ledger, sa.insert(table).values(order_id=order_id, **asdict(each)))
+
+
 # The screen
 
 
@@ -532,7 +690,8 @@ async def test_it_fits_sixty_columns_and_folds_no_id(ledger: Ledger, environment
     assert code == 1
     lines = [line.rstrip() for line in shown.splitlines()]
     table = lines[: lines.index("Needs a person:")]
-    assert max(map(len, table)) <= 60
+    assert max(map(len, lines)) <= 60
+    assert len(lines) > len(table) + 3
     assert any(line.startswith(letter.group_id + " ") for line in table)
     assert environment["DEAD_LETTERS_QUEUE"] in shown
     assert sum(map(len, re.findall("q{2,}", shown))) == 100, "a long name is folded, not cut"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tests.ledger import letter_steps, steps
 from tests.ledger.steps import HORIZON_S, NOW, claim, decide, later, open_payment, record, refusal_answer
-from worker.ledger import figures, moves, turns
+from worker.ledger import figures, moves, one_payment, turns
 from worker.ledger.figures import HeldUp, MoneyFigures
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
@@ -202,7 +202,7 @@ async def test_the_pace_is_the_limit_until_refusals_slow_it_and_comes_back(ledge
 async def test_an_order_that_was_never_opened_has_no_life(ledger: Ledger) -> None:
     await decide(ledger, "o-1")
 
-    assert await ledger.run(figures.payment_life, "o-2") is None
+    assert await ledger.run(one_payment.payment_life, "o-2") is None
 
 
 async def test_a_life_holds_every_attempt_with_what_it_met_and_rests_on(ledger: Ledger) -> None:
@@ -215,7 +215,7 @@ async def test_a_life_holds_every_attempt_with_what_it_met_and_rests_on(ledger: 
     await ledger.run(moves.end_absent, lost, claim="w-1/2", evidence=EVIDENCE, now=later(60))
     second = await claim(ledger, claim="w-1/3", now=later(90))
 
-    life = await ledger.run(figures.payment_life, "o-1")
+    life = await ledger.run(one_payment.payment_life, "o-1")
 
     assert life is not None
     before, after = life.calls
@@ -237,9 +237,9 @@ async def test_a_life_ends_with_the_answer_and_the_event_told_or_not(ledger: Led
     another = {"event_id": "e-0", "order_id": "o-1", "sequence": 0, "type": "t", "body": "{}", "staged_at": later(9)}
     await steps.execute(ledger, sa.insert(EVENTS).values(another))
 
-    life = await ledger.run(figures.payment_life, "o-1")
+    life = await ledger.run(one_payment.payment_life, "o-1")
     await ledger.run(moves.mark_published, event.event_id, now=later(9))
-    told = await ledger.run(figures.payment_life, "o-1")
+    told = await ledger.run(one_payment.payment_life, "o-1")
 
     assert life is not None
     assert told is not None

@@ -118,17 +118,27 @@ def test_wrong_words_end_with_2(environment: dict[str, str]) -> None:
     assert run_cli(environment, "dead-letters", "list", "--limit", "0").returncode == 2
 
 
-def test_the_desk_of_a_ledger_that_is_away_or_of_another_version_says_so(environment: dict[str, str]) -> None:
+def test_the_desk_of_a_ledger_that_is_away_not_there_or_of_another_version_says_so(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     """It needs no broker and no key."""
     bare = {name: value for name, value in environment.items() if name not in ("AMQP_URL", "STRIPE_API_KEY")}
+    (tmp_path / "older.db").touch()
     away = run_cli(bare | {"DATABASE_URL": "postgresql://127.0.0.1:9/payments"}, "dead-letters", "list")
-    older = run_cli(bare, "dead-letters", "list")
+    older = run_cli(bare | {"DATABASE_URL": f"sqlite:///{tmp_path}/older.db"}, "dead-letters", "list")
 
     assert (away.returncode, older.returncode) == (1, 2)
     [line] = away.stderr.splitlines()
     assert "port 9 failed" in line
     [line] = older.stderr.splitlines()
     assert "payment-worker migrate" in line
+    for words in (("dead-letters", "list"), ("payments", "show", "order-1")):
+        missing = run_cli(bare, *words)
+        assert (missing.returncode, missing.stderr) == (
+            2,
+            f"payment-worker: no ledger is at {tmp_path}/payments.db: set DATABASE_URL as the worker has it\n",
+        )
+    assert not list(tmp_path.glob("payments.db*"))
 
 
 def test_a_port_that_is_taken_is_told_in_one_sentence(environment: dict[str, str], broker_port: int) -> None:
@@ -147,6 +157,33 @@ def test_a_sandbox_that_cannot_listen_says_so_in_one_sentence(
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("payment-worker: cannot listen on ")
+
+
+async def test_what_the_sandbox_says_at_its_start_can_be_copied_into_the_environment(
+    environment: dict[str, str],
+) -> None:
+    """Down to the key, which is read as a test key."""
+    sandbox = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "worker", "sandbox", "--port", "0"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert sandbox.stdout
+        async with asyncio.timeout(30):
+            lines = [(await sandbox.stdout.readline()).decode() for _ in range(2)]
+        words = lines[1].split()
+        assert words[0] == "export"
+        done = await check(environment | dict(word.split("=", 1) for word in words[1:]), "--json")
+    finally:
+        sandbox.terminate()
+        await sandbox.wait()
+
+    assert [name.partition("=")[0] for name in words[1:]] == ["STRIPE_API_BASE", "STRIPE_API_KEY"]
+    findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert findings["stripe"]["said"] == f"{words[1].partition('=')[2]} takes the key, test mode"
 
 
 @pytest.fixture

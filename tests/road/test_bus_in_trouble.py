@@ -2,11 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from tests.harness import Shop, WorkerProcess, dead_letters, new_names, run_cli, until
+from tests.ledger import steps
+from worker.app import bus_names
+from worker.bus.outgoing import Outgoing
+from worker.bus.publisher import Publisher
+from worker.ledger.ledger import Ledger
+from worker.ledger.migrate import migrate
+from worker.publish_events import EventRelay
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
+from worker.settings import read_settings
+from worker.telemetry import Metrics
 
 MakeWorker = Callable[..., WorkerProcess]
 ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}
@@ -46,10 +58,44 @@ async def test_an_event_that_no_queue_takes_is_kept_and_told_when_one_is_bound(
 
     await shop.send_all([{"order_id": f"order-{number}", "amount": "1.00"} for number in range(10)])
     await until(lambda: len(worker.said("event.unroutable")) >= 10, what="the lines that say so")
+    await until(lambda: worker.said("relay.nobody_takes"), what="the relay to come round")
+    assert len(worker.said("event.unroutable")) == 10
     await shop.subscribe()
     await shop.until_events(10, deadline_s=10)
 
     assert len(shop.events) == 10
+
+
+async def test_an_event_that_nobody_takes_is_logged_once_and_then_all_of_them_once_a_minute(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    async with (
+        Ledger(environment["DATABASE_URL"]) as ledger,
+        Publisher(environment["AMQP_URL"], bus_names(read_settings(environment))) as publisher,
+    ):
+        migrate(ledger.engine)
+        await shop.declare_worker_queue()
+        clock = [steps.later(60)]
+        relay = EventRelay(
+            ledger=ledger,
+            outgoing=Outgoing(publisher, bus_names(read_settings(environment))),
+            metrics=Metrics(),
+            clock=lambda: clock[0],
+        )
+        events = [await steps.decide(ledger, f"o-{number}") for number in range(3)]
+        with capture_logs() as lines:
+            assert not await relay.tell(events[0])
+            for _ in range(5):
+                assert await relay.run_once() == 0
+                clock[0] += timedelta(seconds=20)
+        await shop.subscribe()
+        assert await relay.run_once() == 3
+
+    assert [line["event_id"] for line in lines if line["event"] == "event.unroutable"] == [e.event_id for e in events]
+    told = [line for line in lines if line["event"] == "relay.nobody_takes"]
+    assert [(line["events"], line["payments"], line["types"]) for line in told] == [
+        (3, 3, ["payment.intent_created"])
+    ] * 2
 
 
 async def test_events_untold_when_the_worker_was_killed_are_told_by_the_next(

@@ -15,7 +15,7 @@ from worker.ledger import letter_figures, letter_moves, letters, replays
 from worker.ledger.acts import history
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
-from worker.ledger.migrate import require_head
+from worker.ledger.migrate import require_file, require_head
 from worker.letter import Letter, LetterState, Verdict, judge, judge_command, told_value
 from worker.payment import Operation, Payment, conflict_with
 from worker.read_order import command_in, order_in
@@ -29,8 +29,9 @@ MODE_NOT_CHECKED: Final = (
 
 @asynccontextmanager
 async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
-    """The ledger that the worker writes. Raises LedgerUnavailable, and ConfigurationError for another version's."""
+    """The ledger that the worker writes. Raises LedgerUnavailable; ConfigurationError for none or another version's."""
     async with Ledger(settings.database_url.get_secret_value()) as ledger:
+        require_file(ledger.engine)
         require_head(ledger.engine)
         yield ledger
 

@@ -17,10 +17,13 @@ from worker.app import bus_names
 from worker.bus.queue_depths import queue_depths
 from worker.desk.letters import open_ledger
 from worker.errors import BusUnavailable, WorkerError
-from worker.ledger import figures, letter_figures, moves
+from worker.ledger import figures, inbox, letter_figures, life_figures, moves
 from worker.ledger.figures import HeldUp, MoneyFigures
+from worker.ledger.inbox import WaitingGroup
+from worker.ledger.ledger import told_address
 from worker.ledger.letter_figures import LetterFigures, LetterGroup
 from worker.ledger.letters import LetterFilter
+from worker.ledger.life_figures import DisputeOfOrder, RefundOfOrder
 from worker.ledger.moves import Backlog
 from worker.ledger.replays import Replay
 from worker.letter import LetterState
@@ -33,6 +36,8 @@ REPLAY_QUIET_S: Final = 120
 # A worker that is well has an outcome within seconds, and the short retries are over within three minutes. What comes
 # after them, every ten minutes for hours, is a trouble that somebody should know of.
 REPLAYING_LONG_S: Final = 600
+# Stripe may say a month after it has made a refund that it has failed; a month more, for somebody to see it.
+FAILED_REFUNDS_FOR: Final = timedelta(days=60)
 # Where a worker listens on every address, it is asked on this one.
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked up, not listened on
 
@@ -52,7 +57,9 @@ class InLedger:
     """What the ledger tells. per_second: the rate of calls to Stripe that all workers keep to now.
 
     quiet_replays: unfinished, and nothing of them has moved for REPLAY_QUIET_S. replaying_long: those of the letters
-    being replayed that were taken more than REPLAYING_LONG_S ago.
+    being replayed that were taken more than REPLAYING_LONG_S ago. lost_answers: calls that nobody waits for any more,
+    and that are to be asked again. waiting: Stripe's events that are not done with. disputes: those that have not
+    ended, the first evidence due in front. failed_refunds: of those made within FAILED_REFUNDS_FOR.
     """
 
     workers_alive: int
@@ -63,7 +70,12 @@ class InLedger:
     replaying_long: HeldUp
     quiet_replays: Sequence[Replay]
     money: MoneyFigures
+    lost_answers: HeldUp
     backlog: Backlog
+    waiting: Sequence[WaitingGroup]
+    disputes: Sequence[DisputeOfOrder]
+    pending_refunds: Sequence[RefundOfOrder]
+    failed_refunds: Sequence[RefundOfOrder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +83,12 @@ class Seen:
     """What was found, each part with the reason in its place where it could not be reached.
 
     worker: as the one at `address` says. queues: ready messages and consumers of each, None for one that is not there
-    yet.
+    yet. ledger_address: without its password.
     """
 
     now: datetime
     address: str
+    ledger_address: str
     worker: WorkerSays | str
     queues: Mapping[str, Depth] | str
     ledger: InLedger | str
@@ -87,7 +100,14 @@ async def look(settings: Settings) -> Seen:
     ledger = await _look_at_ledger(settings, now=now)
     address = _address(settings)
     worker, queues = await asyncio.gather(_ask_worker(address), _look_at_queues(settings))
-    return Seen(now, address or "", worker, queues, ledger)
+    return Seen(now, address or "", _ledger_address(settings), worker, queues, ledger)
+
+
+def _ledger_address(settings: Settings) -> str:
+    try:
+        return told_address(settings.database_url.get_secret_value())
+    except WorkerError as error:
+        return str(error)
 
 
 async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | str:
@@ -95,10 +115,11 @@ async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | st
     quiet_since, long_since = now - timedelta(seconds=REPLAY_QUIET_S), now - timedelta(seconds=REPLAYING_LONG_S)
     try:
         async with open_ledger(settings) as ledger:
-            alive, per_second, money, backlog = await asyncio.gather(
+            alive, per_second, money, lost, backlog = await asyncio.gather(
                 ledger.run(figures.workers_alive, now=now, within_s=settings.claim_ttl),
                 ledger.run(figures.per_second_now, endpoint=CREATE, limit=limit, now=time.time()),
                 ledger.run(figures.money_figures, now=now, key_horizon_s=horizon_s),
+                ledger.run(figures.lost_answers, asked_before=now - timedelta(seconds=settings.stripe_timeout)),
                 ledger.run(moves.backlog),
             )
             of_letters, groups, replaying, replaying_long, quiet_replays = await asyncio.gather(
@@ -107,6 +128,12 @@ async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | st
                 ledger.run(figures.replaying_letters),
                 ledger.run(figures.replaying_letters, moved_before=long_since),
                 ledger.run(figures.quiet_replays, moved_before=quiet_since),
+            )
+            waiting, disputes, pending, failed = await asyncio.gather(
+                ledger.look(inbox.waiting_groups, received_before=now),
+                ledger.look(life_figures.open_disputes),
+                ledger.look(life_figures.pending_refunds),
+                ledger.look(life_figures.failed_refunds, made_since=now - FAILED_REFUNDS_FOR),
             )
     except WorkerError as error:
         return str(error)
@@ -119,7 +146,12 @@ async def _look_at_ledger(settings: Settings, *, now: datetime) -> InLedger | st
         replaying_long=replaying_long,
         quiet_replays=quiet_replays,
         money=money,
+        lost_answers=lost,
         backlog=backlog,
+        waiting=waiting,
+        disputes=disputes,
+        pending_refunds=pending,
+        failed_refunds=failed,
     )
 
 

@@ -4,16 +4,18 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
+from schemas import to_major
 from worker.app import build_gateway, bus_names
 from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
 from worker.desk.letters import open_ledger
-from worker.desk.screen import print_json, print_table, say
+from worker.desk.screen import counted, print_block, print_json, say
 from worker.errors import ConfigurationError
-from worker.letter import told_value
+from worker.finding import Finding, told_money
 from worker.publish_events import EventRelay
-from worker.reconcile import Finding, Reconciler
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 from worker.telemetry import Metrics
 
@@ -42,29 +44,34 @@ async def reconcile(settings: Settings, arguments: argparse.Namespace) -> int:
         )
         findings = await reconciler.run(since=arguments.since, fix=arguments.fix)
     if arguments.json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([_record(finding) for finding in findings])
     else:
         _print(findings)
     return 1 if any(not finding.is_repaired for finding in findings) else 0
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    """A finding for programs; amount in major units, null where it touches no money."""
+    told = asdict(finding)
+    return told | {"amount": to_major(finding.amount_minor, finding.currency) if finding.currency else None}
 
 
 def _print(findings: Sequence[Finding]) -> None:
     if not findings:
         say("Ledger, Stripe and what was told agree.")
         return
-    print_table(
-        {"finding": False, "order": False, "money": False, "what": True, "repair": True},
-        [
-            (
-                finding.kind,
-                finding.order_id or "–",
-                told_value(finding.amount_minor, finding.currency or None) or "–",
-                finding.what,
-                f"done: {finding.repair}" if finding.is_repaired else finding.repair,
-            )
-            for finding in findings
-        ],
-    )
+    for finding in findings:
+        about = ", ".join(filter(None, (finding.order_id and f"order {finding.order_id}", finding.payment_id)))
+        print_block(
+            f"{finding.kind}: {about}" if about else finding.kind,
+            {
+                **({"money": told_money(finding.amount_minor, finding.currency)} if finding.currency else {}),
+                "what": finding.what,
+                "done" if finding.is_repaired else "repair": finding.repair,
+            },
+        )
+        say()
     left = sum(not finding.is_repaired for finding in findings)
     certain = sum(finding.is_certain and not finding.is_repaired for finding in findings)
-    say(f"{len(findings)} findings, {left} left; {certain} of them --fix repairs.")
+    repairs = f"; --fix repairs {certain} of them" if certain else ""
+    say(f"{counted(len(findings), 'finding')}, {left} left{repairs}.")

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from textwrap import wrap
 from typing import Any, Final, NoReturn
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 PIPED_WIDTH: Final = 200
 # What a column that is folded needs to be read.
 FOLDED_WIDTH: Final = 16
+POINT: Final = "- "
 
 
 class _PipedConsole(Console):
@@ -66,17 +68,44 @@ def _least_width(headings: Mapping[str, bool], rows: Sequence[Sequence[str]]) ->
 
 def print_pairs(pairs: Mapping[str, object]) -> None:
     """Name and value, a line each."""
+    console().print(_pairs(pairs))
+
+
+def print_block(heading: str, pairs: Mapping[str, object]) -> None:
+    """A line that is not folded, so that ids in it can be copied; below it names and values, further in."""
+    screen = console()
+    screen.print(escape(visible(heading)), style="bold", soft_wrap=True)
+    screen.print(Padding(_pairs(pairs), (0, 0, 0, 2)))
+
+
+def _pairs(pairs: Mapping[str, object]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(escape(name), escape(visible(str(value))))
-    console().print(table)
+    return table
 
 
 def say(text: str = "") -> None:
     """A line; what a stranger wrote in it is escaped, and makes no second one."""
     console().print(escape(visible(text)), soft_wrap=True)
+
+
+def say_point(text: str) -> None:
+    """A point of a list; on a terminal that is too narrow it goes on at the next word, further in."""
+    told = visible(text)
+    screen = console()
+    width = screen.width if sys.stdout.isatty() else len(told) + len(POINT)
+    for line in wrap(
+        told,
+        width,
+        initial_indent=POINT,
+        subsequent_indent=" " * len(POINT),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        screen.print(escape(line), soft_wrap=True)
 
 
 def print_body(body: bytes) -> None:
@@ -90,6 +119,11 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 letter", "3 letters"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def ago(moment: datetime | None, *, now: datetime) -> str:
     """Relative, as one reads it at night."""
     return span((now - moment).total_seconds()) if moment else "?"
@@ -101,6 +135,21 @@ def span(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
+
+
+def told_time(moment: datetime, *, now: datetime) -> str:
+    """A time that has come, and how long ago."""
+    return f"{moment.isoformat(timespec='seconds')} ({ago(moment, now=now)} ago)"
+
+
+def told_due(moment: datetime, *, now: datetime) -> str:
+    """A time by which something must be done, and how long that is; rounded down, since it is too late after that."""
+    left_s = (moment - now).total_seconds()
+    if left_s <= 0:
+        return told_time(moment, now=now)
+    hours = int(left_s // 3600)
+    left = f"{hours // 24} d" if hours > 72 else f"{hours} h" if hours else f"{int(left_s // 60)} min"
+    return f"{moment.isoformat(timespec='seconds')} (in {left})"
 
 
 def _plain(value: object) -> Any:

@@ -1,9 +1,9 @@
-"""Reads for alarms, for the status and for the life of one payment, one function each; they change nothing.
+"""Reads for alarms and for the status, one function each; they change nothing.
 
-They run inside one transaction, as those of moves.py do. Figures of letters are in letter_figures.py.
+They run inside one transaction, as those of moves.py do. Figures of letters are in letter_figures.py, those of refunds
+and disputes in life_figures.py.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection, Row
 from worker import pace
 from worker.ledger import moves, replays
 from worker.ledger.replays import Replay
-from worker.ledger.schema import EVENTS, LETTERS, OPERATIONS, PACE, PAYMENTS, WORKERS
+from worker.ledger.schema import LETTERS, OPERATIONS, PACE, PAYMENTS, WORKERS
 from worker.letter import LetterState
-from worker.payment import OperationState, Payment
+from worker.payment import OperationState
 
 # A key past this part of its horizon has hours left in which asking again still tells.
 NEAR_HORIZON: Final = 0.75
@@ -69,9 +69,7 @@ def money_figures(conn: Connection, *, now: datetime, key_horizon_s: float) -> M
     started = [row for row in rows if row.state == OperationState.STARTED]
     near = [row for row in started if row.near_number]
     return MoneyFigures(
-        unknown=HeldUp(
-            sum(int(row.number) for row in unknown), _oldest(unknown), {row.currency: int(row.value) for row in unknown}
-        ),
+        unknown=_held(unknown),
         near_horizon=HeldUp(
             sum(int(row.near_number) for row in near),
             _oldest(near),
@@ -79,6 +77,22 @@ def money_figures(conn: Connection, *, now: datetime, key_horizon_s: float) -> M
         ),
         oldest_key=_oldest(started),
     )
+
+
+def lost_answers(conn: Connection, *, asked_before: datetime) -> HeldUp:
+    """Calls that were last asked before and had no answer, which may still be had by asking again."""
+    rows = conn.execute(
+        sa.select(
+            PAYMENTS.c.currency,
+            sa.func.count().label("number"),
+            sa.func.min(OPERATIONS.c.first_asked_at).label("oldest"),
+            sa.func.sum(PAYMENTS.c.amount_minor).label("value"),
+        )
+        .join(PAYMENTS, PAYMENTS.c.order_id == OPERATIONS.c.order_id)
+        .where(moves.IS_OPEN, OPERATIONS.c.state == OperationState.STARTED, OPERATIONS.c.last_asked_at < asked_before)
+        .group_by(PAYMENTS.c.currency)
+    ).all()
+    return _held(rows)
 
 
 def replaying_letters(conn: Connection, *, moved_before: datetime | None = None) -> HeldUp:
@@ -92,8 +106,7 @@ def replaying_letters(conn: Connection, *, moved_before: datetime | None = None)
     if moved_before:
         asked = asked.where(LETTERS.c.moved_at < moved_before)
     rows = conn.execute(asked.group_by(LETTERS.c.currency)).all()
-    value = {row.currency: int(row.value) for row in rows if row.currency and row.value}
-    return HeldUp(sum(int(row.number) for row in rows), _oldest(rows), value)
+    return _held(rows)
 
 
 def quiet_replays(conn: Connection, *, moved_before: datetime) -> Sequence[Replay]:
@@ -123,97 +136,11 @@ def per_second_now(conn: Connection, *, endpoint: str, limit: float, now: float)
     return pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=row.now)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """All that is kept of one call, but for its parameters, which hold private data.
-
-    asks: when it may have been asked, oldest first. failures: what came instead of an answer, as JSON objects with
-    at, reason and error. evidence: what its end rests on. claimed_by: the worker that asks right now.
-    """
-
-    kind: str
-    attempt: int
-    state: OperationState
-    idempotency_key: str
-    stripe_account: str | None
-    livemode: bool | None
-    first_asked_at: datetime
-    asks: Sequence[datetime]
-    failures: Sequence[Mapping[str, Any]]
-    unknown_because: str | None
-    claimed_by: str | None
-    answered_at: datetime | None
-    request_id: str | None
-    evidence: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class StagedEvent:
-    """An event. published_at: None while no queue has it."""
-
-    event_id: str
-    type: str
-    sequence: int
-    staged_at: datetime
-    published_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentLife:
-    """A payment, its calls and its events, both in their order."""
-
-    payment: Payment
-    opened_at: datetime
-    moved_at: datetime
-    calls: Sequence[Call]
-    events: Sequence[StagedEvent]
-
-
-def payment_life(conn: Connection, order_id: str) -> PaymentLife | None:
-    """All that the ledger has of an order, but for its letters; None where no payment was opened."""
-    payment = moves.read_payment(conn, order_id)
-    if payment is None:
-        return None
-    times = conn.execute(
-        sa.select(PAYMENTS.c.opened_at, PAYMENTS.c.moved_at).where(PAYMENTS.c.order_id == order_id)
-    ).one()
-    calls = conn.execute(
-        sa.select(OPERATIONS)
-        .where(OPERATIONS.c.order_id == order_id)
-        .order_by(OPERATIONS.c.first_asked_at, OPERATIONS.c.attempt)
-    )
-    events = conn.execute(
-        sa.select(EVENTS.c.event_id, EVENTS.c.type, EVENTS.c.sequence, EVENTS.c.staged_at, EVENTS.c.published_at)
-        .where(EVENTS.c.order_id == order_id)
-        .order_by(EVENTS.c.sequence)
-    )
-    return PaymentLife(
-        payment=payment,
-        opened_at=times.opened_at,
-        moved_at=times.moved_at,
-        calls=[_call(row) for row in calls],
-        events=[StagedEvent(**row._mapping) for row in events],
-    )
+def _held(rows: Sequence[Row[Any]]) -> HeldUp:
+    """Of rows by currency."""
+    value = {row.currency: int(row.value) for row in rows if row.currency and row.value}
+    return HeldUp(sum(int(row.number) for row in rows), _oldest(rows), value)
 
 
 def _oldest(rows: Sequence[Row[Any]]) -> datetime | None:
     return min((row.oldest for row in rows), default=None)
-
-
-def _call(row: Row[Any]) -> Call:
-    return Call(
-        kind=row.kind,
-        attempt=row.attempt,
-        state=OperationState(row.state),
-        idempotency_key=row.idempotency_key,
-        stripe_account=row.stripe_account,
-        livemode=row.livemode,
-        first_asked_at=row.first_asked_at,
-        asks=tuple(map(datetime.fromisoformat, json.loads(row.asks))) or (row.first_asked_at,),
-        failures=json.loads(row.failures),
-        unknown_because=row.unknown_because,
-        claimed_by=row.claimed_by,
-        answered_at=row.answered_at,
-        request_id=row.request_id,
-        evidence=json.loads(row.evidence) if row.evidence else None,
-    )

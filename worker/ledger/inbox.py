@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from worker.ledger.moves import insert_if_absent
-from worker.ledger.schema import STRIPE_EVENTS
+from worker.ledger.schema import PAYMENTS, STRIPE_EVENTS
 from worker.stripe_event import InboxState, StripeEvent
 
 # Spelled out, or SQLite would not see that the index of waiting events holds all that is asked for.
@@ -28,6 +28,40 @@ class Waiting:
 
     event: StripeEvent
     received_at: datetime
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingGroup:
+    """Events that are not done with, for one reason. why: None for those that nobody has looked at.
+
+    oldest: when the first of them came in. order_id: of one of them, where it is known. is_nameless: they name no
+    order, and this ledger has no payment of theirs.
+    """
+
+    state: InboxState
+    why: str | None
+    is_nameless: bool
+    count: int
+    oldest: datetime
+    order_id: str | None
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether they are somebody else's on the same account, as far as can be told."""
+        return self.is_nameless and self.state is InboxState.PARKED
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingOfPayment:
+    """One event that is not done with. tries: looks in vain so far; due_at: when the next one is."""
+
+    event_id: str
+    type: str
+    state: InboxState
+    why: str | None
+    received_at: datetime
+    due_at: datetime
     tries: int
 
 
@@ -103,6 +137,50 @@ def counts(conn: Connection) -> Mapping[str, int]:
         sa.select(STRIPE_EVENTS.c.state, sa.func.count()).where(_IS_WAITING).group_by(STRIPE_EVENTS.c.state)
     )
     return {str(state): int(number) for state, number in rows}
+
+
+def waiting_groups(conn: Connection, *, received_before: datetime) -> Sequence[WaitingGroup]:
+    """The events that came in before and are not done with, by state and reason, those that wait longest first."""
+    is_nameless = sa.and_(STRIPE_EVENTS.c.order_id.is_(None), PAYMENTS.c.order_id.is_(None))
+    oldest = sa.func.min(STRIPE_EVENTS.c.received_at)
+    rows = conn.execute(
+        sa.select(
+            STRIPE_EVENTS.c.state,
+            STRIPE_EVENTS.c.why,
+            is_nameless.label("is_nameless"),
+            sa.func.count().label("number"),
+            oldest.label("oldest"),
+            sa.func.min(sa.func.coalesce(PAYMENTS.c.order_id, STRIPE_EVENTS.c.order_id)).label("order_id"),
+        )
+        .join(PAYMENTS, PAYMENTS.c.payment_id == STRIPE_EVENTS.c.payment_id, isouter=True)
+        .where(_IS_WAITING, STRIPE_EVENTS.c.received_at < received_before)
+        .group_by(STRIPE_EVENTS.c.state, STRIPE_EVENTS.c.why, is_nameless)
+        .order_by(oldest)
+    )
+    return [
+        WaitingGroup(InboxState(row.state), row.why, bool(row.is_nameless), row.number, row.oldest, row.order_id)
+        for row in rows
+    ]
+
+
+def waiting_of(conn: Connection, *, order_id: str, payment_id: str | None) -> Sequence[WaitingOfPayment]:
+    """The events of one payment that are not done with, oldest first."""
+    names = (
+        STRIPE_EVENTS.c.event_id,
+        STRIPE_EVENTS.c.type,
+        STRIPE_EVENTS.c.state,
+        STRIPE_EVENTS.c.why,
+        STRIPE_EVENTS.c.received_at,
+        STRIPE_EVENTS.c.due_at,
+        STRIPE_EVENTS.c.tries,
+    )
+    is_of_it = STRIPE_EVENTS.c.order_id == order_id
+    if payment_id:
+        is_of_it = sa.or_(is_of_it, STRIPE_EVENTS.c.payment_id == payment_id)
+    rows = conn.execute(
+        sa.select(*names).where(_IS_WAITING, is_of_it).order_by(STRIPE_EVENTS.c.created, STRIPE_EVENTS.c.event_id)
+    )
+    return [WaitingOfPayment(**(row._asdict() | {"state": InboxState(row.state)})) for row in rows]
 
 
 def _event(row: Row[Any]) -> StripeEvent:

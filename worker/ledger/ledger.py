@@ -36,6 +36,8 @@ CLOSE_TIMEOUT_S: Final = 1
 WAL_TRY_S: Final = 0.02
 # SQLite has whoever waits for the lock look every 0.1 s: https://www.sqlite.org/src/file/src/main.c, its busy callback.
 GIVE_WAY_S: Final = 0.12
+# libpq takes them behind the question mark too: https://www.postgresql.org/docs/current/libpq-connect.html.
+_SECRET_PARAMETERS: Final = ("password", "sslpassword")
 
 
 class Ledger:
@@ -46,13 +48,7 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url)
-        url_of = self.engine.url
-        # Told at start: a relative path is another ledger in another folder.
-        self.address = (
-            str(Path(url_of.database or ":memory:").absolute())
-            if self.engine.dialect.name == "sqlite"
-            else url_of.render_as_string(hide_password=True)
-        )
+        self.address = told_address(url)
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         lanes = 1 if self._is_sqlite else POSTGRES_LANES
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="ledger")
@@ -157,12 +153,27 @@ class Ledger:
             raise LedgerUnavailable(_told(error)) from error
 
 
-def open_engine(url: str) -> Engine:
-    """An engine on the drivers this project ships. Raises LedgerUnavailable for an address it cannot read."""
+def told_address(url: str) -> str:
+    """Where a ledger is, as people may see it. A path is told whole: in another folder it is another ledger.
+
+    Raises LedgerUnavailable for an address it cannot read.
+    """
+    address = _read_address(url)
+    if address.get_backend_name() == "sqlite":
+        return str(Path(address.database or ":memory:").absolute())
+    return address.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
+
+
+def _read_address(url: str) -> sa.URL:
     try:
-        address = sa.make_url(url)
+        return sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):  # the second one for a port that is no number
         raise LedgerUnavailable("the ledger's address cannot be read") from None
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on the drivers this project ships. Raises LedgerUnavailable for an address it cannot read."""
+    address = _read_address(url)
     if address.get_backend_name() == "sqlite":
         engine = sa.create_engine(
             address.set(drivername="sqlite+pysqlite"),

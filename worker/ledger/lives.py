@@ -44,8 +44,8 @@ def read_life(conn: Connection, order_id: str, *, lock: bool = False) -> Life | 
     disputes = conn.execute(_READ_DISPUTES, {"order_id": order_id})
     return Life(
         payment=payment,
-        refunds={each.refund_id: _refund(each) for each in refunds},
-        disputes={each.dispute_id: _dispute(each) for each in disputes},
+        refunds={each.refund_id: refund_of(each) for each in refunds},
+        disputes={each.dispute_id: dispute_of(each) for each in disputes},
         **_facts(row),
     )
 
@@ -234,7 +234,8 @@ def _facts(row: Row[Any] | None) -> dict[str, Any]:
     }
 
 
-def _refund(row: Row[Any]) -> Refund:
+def refund_of(row: Row[Any]) -> Refund:
+    """Of a row with the columns of REFUNDS."""
     return Refund(
         refund_id=row.refund_id,
         amount_minor=row.amount_minor,
@@ -246,7 +247,8 @@ def _refund(row: Row[Any]) -> Refund:
     )
 
 
-def _dispute(row: Row[Any]) -> Dispute:
+def dispute_of(row: Row[Any]) -> Dispute:
+    """Of a row with the columns of DISPUTES."""
     return Dispute(
         dispute_id=row.dispute_id,
         amount_minor=row.amount_minor,

@@ -62,6 +62,13 @@ def migrate(engine: Engine) -> str:
     return HEAD
 
 
+def require_file(engine: Engine) -> None:
+    """Raises ConfigurationError for a ledger on SQLite whose file is not there; nothing is made."""
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and not Path(path).exists():
+        raise ConfigurationError(f"no ledger is at {Path(path).absolute()}: set DATABASE_URL as the worker has it")
+
+
 def require_head(engine: Engine) -> None:
     """Raises ConfigurationError where the schema is not the one this version reads and writes."""
     revision = current_revision(engine)

@@ -154,20 +154,24 @@ def finish(
     outcome: Refused | AlreadySo | Reconsider,
     seen: Sequence[StripeEvent],
     *,
+    asked_as: str | None = None,
     source: str,
     now: datetime,
 ) -> Sequence[PaymentEvent]:
-    """Stripe has answered: its effect, the request's end and what is told, all or nothing."""
+    """Stripe has answered: its effect, the request's end and what is told, all or nothing.
+
+    asked_as: Stripe's id of the HTTP request, which is kept beside the call.
+    """
     before = lives.read_life(conn, request.order_id, lock=True)
     if before is None:
         return []
     life, told = lives.take_in(conn, before, seen, answers=request, source=source, now=now)
     if isinstance(outcome, Reconsider):
-        _close_calls(conn, request, OperationState.REFUSED, {"code": outcome.code}, now=now)
+        _close_calls(conn, request, OperationState.REFUSED, {"code": outcome.code}, asked_as=asked_as, now=now)
         return told
     if _state(conn, request) is not RequestState.OPEN:
         return told
-    return [*told, *_end(conn, request, life, outcome, source=source, now=now)]
+    return [*told, *_end(conn, request, life, outcome, asked_as=asked_as, source=source, now=now)]
 
 
 def note_unknown(conn: Connection, operation: Operation, *, because: str, now: datetime) -> None:
@@ -190,7 +194,7 @@ def idle(conn: Connection, *, before: datetime, limit: int) -> Sequence[Request]
         .order_by(REQUESTS.c.moved_at)
         .limit(limit)
     ).all()
-    return [_request(row) for row in rows]
+    return [request_in(row) for row in rows]
 
 
 def touch(conn: Connection, request: Request, *, now: datetime) -> None:
@@ -198,7 +202,8 @@ def touch(conn: Connection, request: Request, *, now: datetime) -> None:
     conn.execute(sa.update(REQUESTS).where(_is(request)).values(moved_at=now))
 
 
-def _request(row: Row[Any]) -> Request:
+def request_in(row: Row[Any]) -> Request:
+    """Of a row with the columns of REQUESTS."""
     return Request(
         row.order_id,
         row.request_id,
@@ -231,7 +236,14 @@ def cancel_unasked(conn: Connection, order_id: str, *, livemode: bool, source: s
 
 
 def _end(
-    conn: Connection, request: Request, life: Life, outcome: Refused | AlreadySo, *, source: str, now: datetime
+    conn: Connection,
+    request: Request,
+    life: Life,
+    outcome: Refused | AlreadySo,
+    *,
+    asked_as: str | None = None,
+    source: str,
+    now: datetime,
 ) -> list[PaymentEvent]:
     is_refused = isinstance(outcome, Refused)
     if isinstance(outcome, Refused):
@@ -243,7 +255,8 @@ def _end(
     )
     lives.save_status(conn, life, now=now)
     ended = OperationState.REFUSED if is_refused else OperationState.ANSWERED
-    _close_calls(conn, request, ended, {"code": outcome.code} if isinstance(outcome, Refused) else {}, now=now)
+    evidence = {"code": outcome.code} if isinstance(outcome, Refused) else {}
+    _close_calls(conn, request, ended, evidence, asked_as=asked_as, now=now)
     ids = [telling_id(request.order_id, telling) for telling in tellings]
     known = [each for each in moves.events_of(conn, request.order_id) if each.event_id in ids]
     conn.execute(
@@ -335,12 +348,19 @@ def _require_settled(operation: Operation, *, now: datetime) -> None:
 
 
 def _close_calls(
-    conn: Connection, request: Request, state: OperationState, evidence: Mapping[str, str], *, now: datetime
+    conn: Connection,
+    request: Request,
+    state: OperationState,
+    evidence: Mapping[str, str],
+    *,
+    asked_as: str | None,
+    now: datetime,
 ) -> None:
     """What was asked for this request has its answer."""
     for each in _calls(conn, request):
         if each.state in _OPEN:
-            _change_call(conn, each, state=state, answered_at=now, evidence=json.dumps(dict(evidence)))
+            told = json.dumps(dict(evidence))
+            _change_call(conn, each, state=state, answered_at=now, evidence=told, request_id=asked_as)
 
 
 def _change_call(conn: Connection, operation: Operation, **values: object) -> None:

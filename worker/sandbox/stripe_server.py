@@ -27,6 +27,8 @@ from worker.sandbox.stripe_idempotency import Answer
 from worker.sandbox.stripe_record import Row
 from worker.sandbox.stripe_request import Call, read_call
 
+TEST_KEY = "sk_test_sandbox"  # any test key will do; this one is told at the start
+
 GONE_CHECK_S = 0.05  # how often a hanging request looks whether its client has left
 SHUTDOWN_S = 1.0  # how long requests under way may still take when the server is stopped
 
