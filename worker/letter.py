@@ -94,7 +94,12 @@ _VARYING: Final = re.compile(
 
 def cause_of(reason: str, error: str) -> str:
     """What letters of one group share: the reason and the error without what varies from order to order."""
-    return f"{reason}: {_VARYING.sub('…', error)}"[:200]
+    return f"{reason}: {without_varying(error)}"[:200]
+
+
+def without_varying(text: str) -> str:
+    """A sentence without the ids, values and numbers that differ from order to order."""
+    return _VARYING.sub("…", text)
 
 
 def group_of(cause: str) -> str:
@@ -117,6 +122,19 @@ class Verdict:
 
     kind: VerdictKind
     why: str
+
+
+CARD_DATA: Final = "card_data"
+_MASKED: Final = Verdict(
+    VerdictKind.BLOCKED,
+    "it held card data, which is masked here, so that it is not what was sent; tell its producer, and discard it, or "
+    "edit it to what was meant",
+)
+
+
+def judge_masked(letter: Letter) -> Verdict | None:
+    """What a replay of a letter that held card data would do, until it is edited; None for any other letter."""
+    return _MASKED if letter.reason == CARD_DATA and letter.edited_from is None else None
 
 
 def judge(
@@ -220,6 +238,11 @@ def told_value(amount_minor: int | None, currency: str | None) -> str | None:
     if amount_minor is None or currency is None:
         return None
     return f"{to_major(amount_minor, currency)} {currency.upper()}"
+
+
+def told_count(number: int, what: str) -> str:
+    """ "1 letter", "2 letters"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def edited_letter_id(letter: Letter, body: bytes) -> str:

@@ -131,8 +131,7 @@ class OrderProcessor:
         match outcome:
             case Done():
                 if delivery.replays:
-                    said, body = "its order has its outcome, which is told", delivery.body
-                    await self._ledger.run(letters.resolve, delivery.replays, said=said, body=body, now=self._clock())
+                    await self._ledger.run(letters.resolve, delivery.replays, body=delivery.body, now=self._clock())
                 await delivery.ack()
             case Retry(reason, error, delay_s, counts):
                 log.warning("order.retried", reason=reason, error=error, delay_s=delay_s, attempt=delivery.deliveries)

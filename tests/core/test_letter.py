@@ -21,8 +21,10 @@ from worker.letter import (
     edited_letter_id,
     group_of,
     judge,
+    judge_masked,
     properties_from_json,
     properties_to_json,
+    told_count,
     told_value,
 )
 from worker.payment import CREATE_INTENT, Operation, OperationState, Payment, PaymentState, intent_params
@@ -280,6 +282,16 @@ def test_every_combination_is_judged_by_the_first_rule_that_is_met() -> None:
     assert seen == set(range(10)), "each rule decides somewhere"
 
 
+def test_a_letter_that_held_card_data_is_blocked_until_it_is_edited() -> None:
+    """What is masked is not what was sent: nobody agreed to an order of stars."""
+    told = judge_masked(letter(reason="card_data"))
+    assert told
+    assert told.kind is BLOCKED
+    assert "tell its producer, and discard it, or edit it" in told.why
+    assert judge_masked(letter(reason="card_data", edited_from="dl_0")) is None
+    assert judge_masked(letter(reason="bad_message")) is None
+
+
 # Groups
 
 
@@ -410,6 +422,10 @@ def test_a_group_has_a_short_name_for_ever() -> None:
 )
 def test_a_value_is_told_as_a_person_reads_it(minor: int | None, currency: str | None, told: str | None) -> None:
     assert told_value(minor, currency) == told
+
+
+def test_a_number_and_its_noun_agree() -> None:
+    assert [told_count(number, "letter") for number in (0, 1, 2)] == ["0 letters", "1 letter", "2 letters"]
 
 
 def letter(**changed: Any) -> Letter:

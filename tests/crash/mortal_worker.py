@@ -27,7 +27,7 @@ from typing import Any
 import worker
 from worker.app import run_worker
 from worker.cli import main as main_of_the_desk
-from worker.desk import edit, replay, transfer  # noqa: F401 - paid once, here
+from worker.desk import discard, edit, replay, transfer  # noqa: F401 - paid once, here
 from worker.settings import read_settings
 from worker.telemetry import configure_logging
 
@@ -52,6 +52,7 @@ TRACED_AT_THE_DESK = (
     "replay.py",
     "replayer.py",
     "edit.py",
+    "discard.py",
     "transfer.py",
     "letters.py",
     "letter_moves.py",

@@ -22,6 +22,7 @@ from tests.ledger.steps import decide, execute, later, open_payment, refusal_ans
 from worker.cli import _parser
 from worker.desk.change_body import read_json, set_fields, written
 from worker.desk.edit import edit
+from worker.desk.edit_plan import Planned
 from worker.errors import ConfigurationError, StaleMove
 from worker.ledger import ledger as ledger_door
 from worker.ledger import letter_moves, moves
@@ -48,10 +49,19 @@ def order_letter(letter_id: str = "dl_1", body: Any = ORDER, **changed: Any) -> 
     return letter(letter_id, body=body if isinstance(body, bytes) else json.dumps(body).encode(), **changed)
 
 
-async def run(url: str, *words: str) -> None:
-    """As the command line calls it."""
+async def run(url: str, *words: str) -> int:
+    """As the command line calls it; the exit code."""
     settings = read_settings({"DATABASE_URL": url}, needed=frozenset({"DATABASE_URL"}))
-    await edit(settings, _parser().parse_args(["dead-letters", "edit", *words]))
+    return await edit(settings, _parser().parse_args(["dead-letters", "edit", *words]))
+
+
+async def land_orders(ledger: Ledger, *ids: str, **changed: Any) -> None:
+    """Letters of as many orders, a second apart."""
+    for number, letter_id in enumerate(ids):
+        body = ORDER | {"order_id": f"o-{number}"}
+        await land(
+            ledger, order_letter(letter_id, body=body, order_id=f"o-{number}", landed_at=later(number), **changed)
+        )
 
 
 async def edited(url: str, capsys: pytest.CaptureFixture[str], *words: str) -> list[tuple[str, str]]:
@@ -190,17 +200,18 @@ async def test_a_whole_body_takes_the_place_of_one_that_is_no_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     body = json.dumps(ORDER, indent=2).encode() + b"\n"
+    other_body = json.dumps(ORDER | {"order_id": "o-2"}).encode()
     (tmp_path / "body.json").write_bytes(body)
     await land(ledger, order_letter(body=b"\xff\x00{", order_id=None, amount_minor=None, currency=None))
-    await land(ledger, order_letter("dl_2", body=b"{"))
+    await land(ledger, order_letter("dl_2", body=b"{", order_id="o-2"))
 
     after = await edited_one(ledger, url, capsys, "--body", str(tmp_path / "body.json"), "--why", "mended")
 
     assert after.body == body
     assert (after.order_id, after.amount_minor, after.currency) == ("o-1", 1210, "usd")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(other_body)))
     ((_, new),) = await edited(url, capsys, "dl_2", "--body", "-", "--why", "mended")
-    assert (await read(ledger, new)).body == body
+    assert (await read(ledger, new)).body == other_body
 
 
 async def test_properties_that_could_not_be_read_are_no_hindrance_any_more(
@@ -228,7 +239,8 @@ async def test_an_edited_letter_is_edited_again(ledger: Ledger, url: str, capsys
     assert json.loads(third.body) == ORDER
     assert third_id != "dl_1"
     said = await refused(ledger, url, "dl_1", "--set", "description=b")
-    assert said == "letter dl_1 is resolved, not open; nothing was done"
+    told = f"it was edited into {second.letter_id} (resolved)"
+    assert said == f"letter dl_1 is resolved, not open: {told}; nothing was done"
 
 
 async def test_the_same_edit_of_a_letter_that_has_landed_again_is_another_letter(
@@ -254,7 +266,7 @@ async def test_many_letters_are_edited_as_one_oldest_first(
     for number in range(3):
         body = ORDER | {"order_id": f"o-{number}"}
         await land(ledger, order_letter(f"dl_{number}", body=body, reason="bug", landed_at=later(-number)))
-    await land(ledger, order_letter("dl_other"))
+    await land(ledger, order_letter("dl_other", body=ORDER | {"order_id": "o-9"}))
 
     pairs = await edited(url, capsys, "--reason", "bug", "--set", "description=a")
 
@@ -268,18 +280,18 @@ async def test_many_letters_are_edited_as_one_oldest_first(
 async def test_a_person_reads_which_letter_became_which(
     ledger: Ledger, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(21):
-        await land(ledger, order_letter(f"dl_{number}"))
+    await land_orders(ledger, *(f"dl_{number}" for number in range(21)))
 
     await run(url, "dl_0", "--set", "description=a")
+    one, *_ = capsys.readouterr().out.splitlines()
     await run(url, "dl_1", "dl_2", "--set", "description=a")
-    one, *two, number = capsys.readouterr().out.splitlines()
+    *two, _ = capsys.readouterr().out.splitlines()[:3]
     await run(url, "--all", "--set", "description=b")
 
     assert one.startswith("dl_0 → dl_")
     assert [line.split(" → ")[0] for line in two] == ["dl_1", "dl_2"]
-    assert number == "2 letters edited."
-    assert capsys.readouterr().out == "21 letters edited.\n"
+    assert "→ dl_" not in (said := capsys.readouterr().out)
+    assert said.split()[:3] == ["edited", "21", "letters"]
 
 
 async def test_of_ten_of_which_one_is_refused_none_is_edited(ledger: Ledger, url: str) -> None:
@@ -298,8 +310,7 @@ async def test_of_ten_of_which_one_is_refused_none_is_edited(ledger: Ledger, url
 async def test_a_letter_that_is_taken_meanwhile_is_not_edited_nor_are_the_others(
     ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await land(ledger, order_letter("dl_1"))
-    await land(ledger, order_letter("dl_2", landed_at=later(1)))
+    await land_orders(ledger, "dl_1", "dl_2")
     after_the_check(monkeypatch, "dl_2", lambda conn: discard_in(conn, "dl_2"))
 
     with pytest.raises(StaleMove, match="dl_2 is not open any more; nothing was done"):
@@ -313,7 +324,7 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch, last_id: str, happens: Call
     """When the letters have been looked at, the one with last_id as the last, and none is written yet."""
     check_edits = letter_moves.check_edits
 
-    def check_then(conn: sa.Connection, letter_ids: Sequence[str], **named: Any) -> list[tuple[str, int]]:
+    def check_then(conn: sa.Connection, letter_ids: Sequence[str], **named: Any) -> list[Planned]:
         found = check_edits(conn, letter_ids, **named)
         if letter_ids[-1] == last_id:
             happens(conn)
@@ -408,7 +419,8 @@ async def test_an_edit_that_a_later_chunk_stops_says_how_far_it_came_and_goes_on
         assert (await read(ledger, new)).state is LetterState.OPEN
     assert len(await rows(ledger, LETTERS)) == 12
     if by_id:
-        assert await refused(ledger, url, *words) == "letter dl_0 is resolved, not open; nothing was done"
+        told = f"letter dl_0 is resolved, not open: it was edited into {done[0][1]} (open); nothing was done"
+        assert await refused(ledger, url, *words) == told
     else:
         assert "the edit changes nothing of it; nothing was done" in await refused(ledger, url, *words)
 
@@ -584,8 +596,9 @@ async def test_where_no_call_can_have_come_to_anything_a_reason_is_needed(
     ledger: Ledger, url: str, capsys: pytest.CaptureFixture[str], before: Callable[[Ledger], Any]
 ) -> None:
     await before(ledger)
-    for number, (fields, *words) in enumerate(MONEY.values(), start=1):
+    for number, (fields, *setting) in enumerate(MONEY.values(), start=1):
         await land(ledger, order_letter(f"dl_{number}"))
+        words = [word.replace("o-2", f"o-{number + 1}") for word in setting]
         for why in ([], ["--why", " "]):
             said = await refused(ledger, url, f"dl_{number}", *words, *why)
             assert said == (
@@ -595,7 +608,7 @@ async def test_where_no_call_can_have_come_to_anything_a_reason_is_needed(
 
     whys = [act["why"] for act in await rows(ledger, ACTS) if act["act"] == "edited"]
     assert whys[0].endswith(": set amount; now o-1, 12.11 usd; the customer called")
-    assert whys[-1].endswith(": set order_id, amount, currency; now o-2, 1 eur; the customer called")
+    assert whys[-1].endswith(": set order_id, amount, currency; now o-5, 1 eur; the customer called")
 
 
 @pytest.mark.parametrize(
@@ -726,7 +739,9 @@ async def test_a_body_is_of_one_letter_and_of_no_more_than_an_order_may_have(
     (tmp_path / "card").write_bytes(body.replace(b'"a"', f'"{CARD}"'.encode()))
 
     two = await refused(ledger, url, "--reason", "bug", "--body", str(tmp_path / "just"))
-    assert two == "--body is the body of one letter, and 2 are meant by: reason bug"
+    assert two == (
+        "--body is for one letter: two would be one order after it; 2 are meant by: reason bug; nothing was done"
+    )
     large = await refused(ledger, url, "dl_1", "--body", str(tmp_path / "large"))
     assert large == f"{tmp_path}/large is larger than 262144 bytes, which no order is taken of"
     assert "changes nothing" in await refused(ledger, url, "dl_1", "--body", str(tmp_path / "same"))
@@ -734,6 +749,19 @@ async def test_a_body_is_of_one_letter_and_of_no_more_than_an_order_may_have(
     assert "description: holds card data" in card
     assert CARD not in card
     assert (await edited_one(ledger, url, capsys, "--body", str(tmp_path / "just"))).order_id == "o-1"
+
+
+async def test_what_is_masked_is_no_order_before_it_is_replaced(
+    ledger: Ledger, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = ORDER | {"description": "my card ************4242"}
+    await land(ledger, order_letter(body=body, reason="card_data"))
+
+    said = await refused(ledger, url, "dl_1", "--set", "currency=usd")
+
+    assert said == "dl_1: it still holds what was masked (***): set that field too, or take it out; nothing was done"
+    after = await edited_one(ledger, url, capsys, "--set", "description=my card")
+    assert json.loads(after.body)["description"] == "my card"
 
 
 async def test_a_message_that_no_body_can_mend_says_so(ledger: Ledger, url: str) -> None:

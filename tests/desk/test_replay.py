@@ -402,7 +402,8 @@ async def test_a_narrow_terminal_shows_whole_ids_and_nothing_that_steers_it(
     await shop.send({"order_id": "order-1", "amount": "\x1b[2Jnothing"})
     letter = await the_letter(environment)
 
-    commands = (["list"], ["groups"], ["show", letter["id"]], ["replay", "--all", "--dry-run"], ["history"])
+    mend = ["edit", "--all", "--set", "amount=1", "--dry-run"]
+    commands = (["list"], ["groups"], ["show", letter["id"]], ["replay", "--all", "--dry-run"], ["history"], mend)
     terminals = (
         asyncio.to_thread(on_terminal, environment, ["dead-letters", *words], columns=60) for words in commands
     )
@@ -505,6 +506,69 @@ async def test_a_letter_that_has_landed_again_is_told_and_no_success(
         "it is discarded, and was open when it was chosen": 1,
     }
     assert code == 1
+
+
+async def test_a_replay_of_blocked_letters_alone_says_why_and_is_no_success(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    """Reasons that differ in an order's own values alone are told as one."""
+    await make_worker().until_subscribed()
+    await shop.send_all([{"order_id": f"order-{number}", "amount": f"1{number}.505"} for number in range(3)])
+    await shop.send({"order_id": "order-3", "amount": "7.00", "capture_method": "later"})
+    await until(lambda: _count(environment, 4), what="the letters")
+
+    done = await cli(environment, "replay", "--all")
+    report, code = await replay_to_the_end(environment, "--all")
+
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0].endswith(": nothing was replayed (all)")
+    assert lines[2].startswith("4 blocked 7.00 USD, 3 of unreadable value")
+    assert lines[3].startswith("3 blocked: it would be refused again: amount: ")
+    assert lines[4].startswith("1 blocked: it would be refused again: capture_method: ")
+    assert lines[5] == "Those that are blocked stay open: edit them, or discard them."
+    assert (done.code, code) == (1, 1)
+    assert (report["ended_because"], report["letters"]) == ("nothing was replayed", {"blocked": 4})
+    assert sum(report["blocked"].values()) == 4
+    assert (report["failed"], report["skipped"]) == ({}, {})
+    assert len(await listed(environment)) == 4
+    assert await stripe.record(method="POST") == []
+
+
+async def test_a_replay_of_one_blocked_letter_tells_its_reason_whole(
+    make_worker: MakeWorker, shop: Shop, environment: dict[str, str]
+) -> None:
+    await shop.subscribe()
+    await make_worker().until_subscribed()
+    await shop.send(ORDER)
+    await shop.until_events(1)
+    await shop.send(ORDER | {"amount": "99.00"})
+    letter = await the_letter(environment)
+
+    done = await cli(environment, "replay", letter["id"])
+
+    assert "1 blocked: the order id is taken by another agreement: amount was 12.50, here 99" in done.stdout
+    assert done.code == 1
+
+
+async def test_a_letter_that_held_card_data_is_not_replayed_as_it_is_masked(
+    make_worker: MakeWorker, shop: Shop, stripe: SandboxControl, environment: dict[str, str]
+) -> None:
+    """Edited, it is an order again."""
+    await shop.subscribe()
+    await make_worker().until_subscribed()
+    await shop.send(ORDER | {"description": "my card is 4242424242424242"})
+    letter = await the_letter(environment)
+
+    kind, why = await verdict(environment, letter["id"])
+    assert kind == "blocked"
+    assert why.startswith("it held card data, which is masked here")
+    assert (await replay(environment, letter["id"]))["letters"] == {"blocked": 1}
+    assert await stripe.record(method="POST") == []
+
+    await cli(environment, "edit", letter["id"], "--set", "description=mended")
+    assert (await replay(environment, "--all"))["letters"] == {"resolved": 1}
+    [intent] = await stripe.intents()
+    assert intent["description"] == "mended"
 
 
 async def test_a_letter_that_somebody_else_has_dealt_with_is_a_success(

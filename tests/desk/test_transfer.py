@@ -157,7 +157,9 @@ async def test_an_export_taken_in_is_the_same_byte_for_byte(
 
     said = await imported(other_url, capsys, file)
 
-    assert said.startswith("7 letters imported, 0 were here already.\nA replay of them is blocked")
+    assert said.startswith("7 letters imported: ")
+    assert "; 0 were here already.\n" in said
+    assert "A replay of them is blocked" in said
     assert await exported(other_url, capsys, "--state", "all") == out
     async with Ledger(other_url) as other:
         there = await kept(other)
@@ -353,12 +355,12 @@ async def test_letters_that_are_here_are_left_as_they_are(
 
     said = await imported(url, capsys, tmp_path / "letters.jsonl", "--why", "back from the other desk")
 
-    assert said.startswith("1 letters imported, 3 were here already.\n")
+    assert said.startswith("1 letter imported: 12.50 USD; 3 were here already.\n")
     assert (await read(ledger, "dl_1")).state is LetterState.DISCARDED
     assert await acts(ledger, "dl_1") == ["landed", "discarded"]
     assert await acts(ledger, "dl_new") == ["imported"]
     assert [act["why"] for act in await rows(ledger, ACTS) if act["act"] == "imported"] == ["back from the other desk"]
-    assert await imported(url, capsys, tmp_path / "letters.jsonl") == "0 letters imported, 4 were here already.\n"
+    assert await imported(url, capsys, tmp_path / "letters.jsonl") == "0 letters imported; 4 were here already.\n"
 
 
 async def test_what_fails_late_leaves_nothing(
@@ -589,7 +591,7 @@ async def test_an_imported_letter_is_blocked_until_somebody_vouches_for_it(
         await imported(url, capsys, file, "--vouch")
     assert (await verdict()).kind is VerdictKind.BLOCKED
     said = await imported(url, capsys, file, "--vouch", "--why", "that shop was never opened")
-    assert said == "0 letters imported, 1 were here already.\n"
+    assert said == "0 letters imported; 1 was here already.\n"
     assert (await verdict()).kind is VerdictKind.SAFE
     assert await acts(ledger, "dl_1") == ["imported", "vouched for"]
 

@@ -139,17 +139,19 @@ async def replay_one(ledger: Ledger, replay_id: str = "rp_1", letter_id: str = "
 
 async def resolve(ledger: Ledger, letter_id: str = "dl_1", *, after_s: float = 400) -> bool:
     body = await ledger.run(letters.body_of, letter_id) or b""
-    return await ledger.run(letters.resolve, letter_id, body=body, said="its order has its outcome", now=later(after_s))
+    return await ledger.run(letters.resolve, letter_id, body=body, now=later(after_s))
 
 
 async def discard(ledger: Ledger, *ids: str, **chosen: Any) -> int:
+    """How many were."""
     meant = LetterFilter(ids=ids, **chosen)
-    return await ledger.run(letter_moves.discard, meant, by=OPERATOR, why="a test order", now=later(500))
+    return (await ledger.run(letter_moves.discard, meant, by=OPERATOR, why="a test order", now=later(500))).count
 
 
 async def restore(ledger: Ledger, *ids: str, **chosen: Any) -> int:
+    """How many discarded ones were."""
     meant = LetterFilter(ids=ids, **chosen)
-    return await ledger.run(letter_moves.restore, meant, by=OPERATOR, why=None, now=later(600))
+    return (await ledger.run(letter_moves.restore, meant, by=OPERATOR, why=None, now=later(600))).discarded.count
 
 
 async def bring_to(ledger: Ledger, state: LetterState, letter_id: str = "dl_1") -> None:

@@ -16,18 +16,19 @@ from schemas import AmqpProperties
 from tests.ledger import letter_steps as steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.letter_steps import OPERATOR, land, land_again, land_many, landing_of, letter, state_of
-from tests.ledger.steps import NOW, execute, later, rows
+from tests.ledger.steps import NOW, decide, execute, later, rows
 from worker.errors import LedgerRefused, StaleMove
-from worker.ledger import letter_figures, letter_moves, letters
+from worker.ledger import letter_figures, letter_moves, letters, moves
 from worker.ledger.acts import Act, history
 from worker.ledger.ledger import Ledger
-from worker.ledger.letter_figures import LetterGroup
+from worker.ledger.letter_figures import LetterGroup, Worth
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS, REPLAY_ITEMS, REPLAYS
 from worker.letter import LetterState, edited_letter_id
 
 # Rounds of those that meet at one moment.
 ROUNDS = 40
+TOLD = "carried out, and every event of its order is told"
 EVERY_STATE = tuple(LetterState)
 
 
@@ -229,7 +230,23 @@ async def test_a_letter_that_is_replayed_is_resolved_by_its_outcome(ledger: Ledg
     assert await steps.resolve(ledger, after_s=400)
     assert await steps.read(ledger) == replace(before, state=LetterState.RESOLVED, moved_at=later(400))
     act = (await ledger.run(history, letter_id="dl_1", limit=9))[-1]
-    assert (act.by, act.act, act.why) == ("payment-worker", "resolved", "its order has its outcome")
+    assert (act.by, act.act, act.why) == ("payment-worker", "resolved", TOLD)
+
+
+async def test_an_outcome_that_nobody_has_heard_of_yet_is_not_called_told(ledger: Ledger) -> None:
+    """The event is staged, and no queue takes it."""
+    told = await decide(ledger)
+    await land(ledger)
+    for replay_id, expected in (
+        ("rp_1", "carried out; no queue has taken 1 event of its order yet"),
+        ("rp_2", TOLD),
+    ):
+        await steps.replay_one(ledger, replay_id)
+        assert await steps.resolve(ledger)
+        assert (await rows(ledger, ACTS))[-1]["why"] == expected
+        assert (await rows(ledger, REPLAY_ITEMS))[-1]["said"] == expected
+        await ledger.run(moves.mark_published, told.event_id, now=later(1))
+        await land_again(ledger, landing_id=replay_id)
 
 
 @pytest.mark.parametrize("state", [state for state in EVERY_STATE if state is not LetterState.REPLAYING])
@@ -270,6 +287,7 @@ CONDITIONS: dict[str, Any] = {
     "order_id": "o-1",
     "group_id": letter(reason="conflict", error="amount: was 1.00, now 2.00").group_id,
     "since": later(4),
+    "moved_at": later(500),
     "text": "100%",
 }
 
@@ -310,6 +328,7 @@ def is_meant(each: Any, chosen: dict[str, Any]) -> bool:
             "order_id" not in chosen or each.order_id == chosen["order_id"],
             "group_id" not in chosen or each.group_id == chosen["group_id"],
             "since" not in chosen or each.landed_at >= chosen["since"],
+            "moved_at" not in chosen or each.moved_at == chosen["moved_at"],
             "text" not in chosen or chosen["text"] in each.error or chosen["text"].encode() in each.body,
         )
     )
@@ -514,7 +533,9 @@ async def test_a_whole_selection_is_moved_and_each_act_is_written(
     written = await steps.count_acts(ledger)
     # The states of the choice are no matter: only what is in the right state is moved.
     chosen = LetterFilter(states=EVERY_STATE)
-    assert await ledger.run(move, chosen, by=OPERATOR, why=why, now=later(900)) == len(meant)
+    done = await ledger.run(move, chosen, by=OPERATOR, why=why, now=later(900))
+    worth = Worth(len(meant), {"usd": 1250 * len(meant)})
+    assert done in (worth, letter_moves.Restored(worth, edited=Worth(), left=0))
 
     assert {row["state"] for row in await rows(ledger, LETTERS)} == {after}
     moved = [row for row in await rows(ledger, LETTERS) if row["letter_id"] in set(meant)]
@@ -586,7 +607,7 @@ async def test_of_many_who_discard_at_once_one_has_discarded_each_letter(open_le
                 for place, (ledger, chosen) in enumerate(zip(ledgers, choices, strict=True))
             )
         )
-        assert sum(counts) == len(ids)
+        assert sum(each.count for each in counts) == len(ids)
         assert await steps.restore(ledgers[0]) == len(ids)
         acts = Counter((row["letter_id"], row["act"]) for row in await rows(ledgers[0], ACTS))
         assert {acts[letter_id, act] for letter_id in ids for act in ("discarded", "restored")} == {number + 1}
@@ -689,7 +710,9 @@ async def test_of_many_edits_of_one_letter_at_once_one_is_made(open_ledger: Open
 async def add(ledger: Ledger, *made: Any, vouched: bool = False) -> tuple[int, int]:
     rows_of = [letters.row_of(each) for each in made]
     arguments: dict[str, Any] = {"by": OPERATOR, "why": "from the old machine", "now": later(800), "vouched": vouched}
-    return await ledger.run(letter_moves.add_all, rows_of, **arguments)
+    added, known = await ledger.run(letter_moves.add_all, rows_of, **arguments)
+    assert added == Worth(added.count, {"usd": 1250 * added.count} if added.count else {})
+    return added.count, known
 
 
 async def test_letters_from_elsewhere_are_kept_as_they_were_and_those_that_are_here_stay(ledger: Ledger) -> None:
@@ -865,9 +888,8 @@ async def test_the_outcome_of_another_message_resolves_no_letter(ledger: Ledger)
     """Anybody can write the header that names one."""
     await land(ledger, letter("dl_1", body=b"its own"))
     await execute(ledger, sa.update(LETTERS).values(state=LetterState.REPLAYING))
-    told: dict[str, Any] = {"said": "told", "now": later(1)}
-    assert not await ledger.run(letters.resolve, "dl_1", body=b"another's", **told)
-    assert await ledger.run(letters.resolve, "dl_1", body=b"its own", **told)
+    assert not await ledger.run(letters.resolve, "dl_1", body=b"another's", now=later(1))
+    assert await ledger.run(letters.resolve, "dl_1", body=b"its own", now=later(1))
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])

@@ -30,6 +30,7 @@ from tests.ledger.letter_steps import (
 from tests.ledger.steps import HORIZON_S, later, rows
 from worker.ledger import letters, moves, replays
 from worker.ledger.ledger import Ledger
+from worker.ledger.letter_figures import Worth
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import ACTS, LETTERS, REPLAY_ITEMS
 from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind, judge
@@ -219,7 +220,8 @@ async def test_a_letter_is_resolved_in_its_replay_and_nowhere_else(ledger: Ledge
     assert await items(ledger, "rp_1") == {ids[0]: "resolved", ids[1]: "sent"}
     assert await items(ledger, "rp_2") == dict.fromkeys(ids, "waiting")
     (row,) = [row for row in await rows(ledger, REPLAY_ITEMS) if row["state"] == "resolved"]
-    assert (row["said"], row["moved_at"]) == ("its order has its outcome", later(400))
+    told = "carried out, and every event of its order is told"
+    assert (row["said"], row["moved_at"]) == (told, later(400))
     assert await take(ledger, "rp_2") == []
     assert await items(ledger, "rp_2") == dict.fromkeys(ids, "skipped")
     assert await items(ledger, "rp_1") == {ids[0]: "resolved", ids[1]: "sent"}
@@ -318,7 +320,7 @@ async def test_a_letter_that_is_not_out_any_more_is_not_taken_back(ledger: Ledge
     assert [await rows(ledger, table) for table in (LETTERS, REPLAY_ITEMS, ACTS)] == before
 
 
-async def test_letters_that_are_passed_over_are_counted_by_the_reason(ledger: Ledger) -> None:
+async def test_letters_that_were_not_replayed_are_counted_by_the_reason(ledger: Ledger) -> None:
     ids = await land_many(ledger, 5)
     await make_replay(ledger)
     await make_replay(ledger, "rp_2")
@@ -326,11 +328,26 @@ async def test_letters_that_are_passed_over_are_counted_by_the_reason(ledger: Le
         await land_again(ledger, letter_id)
     await discard(ledger, ids[2])
     assert await take(ledger) == ids[3:]
-    assert await ledger.run(replays.skipped, "rp_1") == {
-        replays.LANDED_AGAIN: 2,
-        "it is discarded, and was open when it was chosen": 1,
+    assert list((await ledger.run(replays.reasons, "rp_1", ItemState.SKIPPED)).items()) == [
+        (replays.LANDED_AGAIN, 2),
+        ("it is discarded, and was open when it was chosen", 1),
+    ]
+    assert await ledger.run(replays.reasons, "rp_1", ItemState.BLOCKED) == {}
+    assert await ledger.run(replays.reasons, "rp_2", ItemState.SKIPPED) == {}
+
+
+async def test_blocked_letters_are_counted_by_the_reason_and_all_by_their_value(ledger: Ledger) -> None:
+    await land_many(ledger, 3)
+    await land(ledger, letter("dl_9", order_id="o-9", amount_minor=700, currency="eur", landed_at=later(9)))
+    await land(ledger, letter("dl_x", amount_minor=None, currency=None, landed_at=later(10)))
+    await make_replay(ledger)
+    assert len(await take(ledger, size=2)) == 2
+    assert await take(ledger, verdict=Verdict(VerdictKind.BLOCKED, "it conflicts")) == []
+    assert await ledger.run(replays.reasons, "rp_1", ItemState.BLOCKED) == {"it conflicts": 3}
+    assert await ledger.run(replays.worths, "rp_1") == {
+        ItemState.SENT: Worth(2, {"usd": 2500}),
+        ItemState.BLOCKED: Worth(3, {"usd": 1250, "eur": 700}, unreadable=1),
     }
-    assert await ledger.run(replays.skipped, "rp_2") == {}
 
 
 # The end

@@ -1,9 +1,12 @@
-"""What an edit does to a body: sets fields of the order, all else left as it is written, or puts a whole one there."""
+"""What an edit does to a body: sets fields of the order, all else left as it is written, or puts a whole one there.
+
+And what differs then.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +20,14 @@ from worker.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an edit does to a body, and in words. make: raises ConfigurationError for a body it cannot be done to."""
+    """What an edit does to a body, and in words. make: raises ConfigurationError for a body it cannot be done to.
+
+    of_one: what may be done to one letter alone, since two would be the same order after it; None for any other change.
+    """
 
     make: Callable[[bytes], bytes]
     told: str
+    of_one: str | None = None
 
 
 def change_of(arguments: argparse.Namespace) -> Change:
@@ -29,10 +36,11 @@ def change_of(arguments: argparse.Namespace) -> Change:
         raise ConfigurationError("say what to change: --set FIELD=VALUE, or --body FILE, and not both")
     if arguments.body is not None:
         new = _read_body(arguments.body)
-        return Change(lambda _: new, "a whole body")
+        return Change(lambda _: new, "a whole body", of_one="--body")
     fields = dict(map(_field, arguments.set))
     names = ", ".join(dict.fromkeys(".".join(path) for path in fields))
-    return Change(partial(set_fields, fields=fields), f"set {names}")
+    of_one = "--set order_id" if any(path[0] == "order_id" for path in fields) else None
+    return Change(partial(set_fields, fields=fields), f"set {names}", of_one)
 
 
 def set_fields(body: bytes, fields: Mapping[tuple[str, ...], Any]) -> bytes:
@@ -45,7 +53,7 @@ def set_fields(body: bytes, fields: Mapping[tuple[str, ...], Any]) -> bytes:
         value = read_json(body)
     except JsonError as error:
         raise ConfigurationError(f"its body {error}; give the whole body with --body FILE") from None
-    data = value.get("data") if isinstance(value, dict) and "specversion" in value else value
+    data = _data_in(value)
     if not isinstance(data, dict):
         raise ConfigurationError("its body holds no JSON object of order data; give the whole body with --body FILE")
     before = written(value)
@@ -53,6 +61,31 @@ def set_fields(body: bytes, fields: Mapping[tuple[str, ...], Any]) -> bytes:
         _set(data, path, new)
     after = written(value)
     return body if after == before else after.encode()
+
+
+def differences(before: bytes, after: bytes) -> dict[str, tuple[str | None, str | None]]:
+    """The fields of the order that differ, by their paths: before and after as they are written, None for no field."""
+    was, now_is = dict(_leaves(before)), dict(_leaves(after))
+    return {path: (was.get(path), now_is.get(path)) for path in was | now_is if was.get(path) != now_is.get(path)}
+
+
+def _leaves(body: bytes) -> Iterator[tuple[str, str]]:
+    """Of a body that holds no JSON, none."""
+    try:
+        pending = [("", _data_in(read_json(body)))]
+    except JsonError:
+        return
+    while pending:
+        path, value = pending.pop(0)
+        if isinstance(value, dict) and value:
+            pending = [(f"{path}.{name}".lstrip("."), inner) for name, inner in value.items()] + pending
+        else:
+            yield path, written(value)
+
+
+def _data_in(value: Any) -> Any:
+    """The order's own part of a message of either form."""
+    return value.get("data") if isinstance(value, dict) and "specversion" in value else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,13 @@ def add_desk(commands: Any, command: Callable[[argparse.Namespace], int]) -> Non
     history.add_argument("--since", type=moment, metavar="TIME", help="since: 90min, 24h, 7d, or an ISO 8601 time")
     history.add_argument("--limit", type=positive, default=1000, metavar="N", help="the last N acts (default 1000)")
 
-    discard = add(actions, "discard", "letters:discard", "close letters for a reason", has_json=False)
+    discard = add(actions, "discard", "discard:discard", "close letters for a reason", has_json=False)
     _add_choice(discard)
     discard.add_argument("--why", type=plain_text, required=True, help="the reason, kept in the history")
 
-    restore = add(actions, "restore", "letters:restore", "open discarded letters again", has_json=False)
+    restore = add(
+        actions, "restore", "discard:restore", "open discarded letters again, or undo an edit", has_json=False
+    )
     _add_choice(restore)
     restore.add_argument("--why", type=plain_text, help="the reason, kept in the history")
 
@@ -86,6 +88,7 @@ def add_desk(commands: Any, command: Callable[[argparse.Namespace], int]) -> Non
         metavar="FIELD=VALUE",
         help="a field of the order: text, or JSON after := as in confirm:=true; FIELD= alone takes it out",
     )
+    edit.add_argument("--dry-run", action="store_true", help="say what it would do to each, and touch nothing")
     edit.add_argument("--why", type=plain_text, help="the reason, kept in the history")
 
     _add_views(commands, add)
@@ -122,6 +125,7 @@ def add_filters(parser: argparse.ArgumentParser, *, with_state: bool = True) -> 
     parser.add_argument("--order", metavar="ORDER", help="those of this order")
     parser.add_argument("--group", metavar="G", help="those of one group; see dead-letters groups")
     parser.add_argument("--since", type=moment, metavar="TIME", help="landed since: 90min, 24h, 7d, or ISO 8601")
+    parser.add_argument("--at", type=moment, metavar="TIME", help="those that one act has moved, which tells when")
     parser.add_argument("--text", metavar="TEXT", help="those with this text in the error or the body")
     if with_state:
         parser.add_argument(

@@ -1,69 +1,72 @@
 """`dead-letters edit`: a corrected letter in the place of one, or of each of some.
 
 None is touched where one of them must not be; a letter and its correction change places in one transaction, and many
-letters in many: see edit.
-
-What a payment was agreed on is locked where a call of it may have reached Stripe, and needs a reason elsewhere.
+letters in many: see edit. What is corrected, and what forbids it, is in correct_letter.py.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from operator import itemgetter
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
-from schemas import AmountError, OrderCreatedData, parse_amount
-from schemas.order_created import readable_order_id
 from worker.desk.change_body import Change, change_of
+from worker.desk.correct_letter import corrected
+from worker.desk.edit_plan import Planned, plan, print_plan, print_summary, record, refuse_shared
+from worker.desk.letter_records import told_moment
 from worker.desk.letters import open_ledger, require_known
-from worker.desk.screen import ago, print_json, say, visible
+from worker.desk.screen import print_json, say
 from worker.desk.words import chosen_letters, described, operator, require_narrow
 from worker.errors import ConfigurationError, LedgerUnavailable, StaleMove, WorkerError
 from worker.ledger import letter_moves, letters
 from worker.ledger.ledger import Ledger
 from worker.ledger.letter_moves import Correct, LookAtOrder
 from worker.ledger.letters import LetterFilter
-from worker.letter import Letter, LetterState, cause_of, edited_letter_id, group_of
-from worker.payment import Operation, OperationState, Payment
-from worker.read_order import data_of, order_in
+from worker.letter import Letter, LetterState, edited_letter_id, told_count
 from worker.settings import Settings
 
 # Letters of one transaction.
 CHUNK: Final = 200
 # Pairs of ids that a person reads; of more only the number is told.
 SHOWN: Final = 20
-MONEY: Final = ("order_id", "amount", "currency")
-EDITED: Final = "edited: "
-UNCHANGED: Final = "the edit changes nothing of it"
 
 
-async def edit(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Correct the chosen letters. Raises ConfigurationError for what must not be, and nothing is done then.
+async def edit(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Correct the chosen letters, or say what that would do. Raises ConfigurationError for what must not be.
 
     All are looked at before the first is written. Then they are written a chunk at a time, in transactions that look
     again and are short: a worker on the same ledger waits for none of them long. Where that ends early, it raises
     StaleMove or LedgerUnavailable that says how many were edited before; the same words again go on with the rest.
+    A dry run returns 1 where the edit would be refused.
     """
     chosen, now = chosen_letters(arguments), datetime.now(UTC)
     require_narrow(chosen, has_all=arguments.all)
-    change = change_of(arguments)
-    correct = partial(corrected, change=change, why=(arguments.why or "").strip(), now=now)
+    change, why = change_of(arguments), (arguments.why or "").strip()
+    correct = partial(corrected, change=change, why=None if arguments.dry_run else why, now=now)
     async with open_ledger(settings) as ledger:
         chosen = await _without_done(ledger, chosen, change)
         await require_known(ledger, chosen, LetterState.OPEN)
         letter_ids = [letter_id for letter_id, _ in await ledger.look(letters.ids_of, chosen)]
-        if arguments.body is not None and len(letter_ids) != 1:
+        if change.of_one and len(letter_ids) != 1:
             raise ConfigurationError(
-                f"--body is the body of one letter, and {len(letter_ids)} are meant by: {described(chosen)}"
+                f"{change.of_one} is for one letter: two would be one order after it; "
+                f"{len(letter_ids)} are meant by: {described(chosen)}; nothing was done"
             )
-        to_edit = await _checked(ledger, letter_ids, correct)
-        edited, end = await _write(ledger, to_edit, correct, now=now)
-    _report(edited, as_json=arguments.json)
+        planned = await _plan(ledger, letter_ids, correct)
+        if arguments.dry_run:
+            return _tell_plan(planned, has_why=bool(why), as_json=arguments.json)
+        _require_allowed(planned)
+        edited, end = await _write(ledger, [each for each in planned if each.after], correct, now=now)
+        done = {old for old, _ in edited}
+        made = [each for each in planned if each.before.letter_id in done]
+        selection = await _selection(ledger, made, now=now)
+    _report(made, selection, as_json=arguments.json, now=now)
     if end:
         raise end
+    return 0
 
 
 async def _without_done(ledger: Ledger, chosen: LetterFilter, change: Change) -> LetterFilter:
@@ -80,146 +83,91 @@ async def _without_done(ledger: Ledger, chosen: LetterFilter, change: Change) ->
     return replace(chosen, ids=left) if left else chosen
 
 
-async def _checked(ledger: Ledger, letter_ids: Sequence[str], correct: Correct) -> list[tuple[str, int]]:
-    """Those that are to be edited, with the bytes that this moves. Raises what forbids it for any of them."""
-    found: list[tuple[str, int]] = []
+async def _plan(ledger: Ledger, letter_ids: Sequence[str], correct: Correct) -> list[Planned]:
+    """What the edit makes of each. Raises StaleMove."""
+    found: list[Planned] = []
     try:
         for start in range(0, len(letter_ids), CHUNK):
-            found += await ledger.look(letter_moves.check_edits, letter_ids[start : start + CHUNK], correct=correct)
-    except (ConfigurationError, StaleMove) as error:
-        raise type(error)(f"{error}; nothing was done") from None
-    if not found:
-        raise ConfigurationError(f"{letter_ids[0]}: {UNCHANGED}; nothing was done")
-    return found
+            some = letter_ids[start : start + CHUNK]
+            found += await ledger.look(letter_moves.check_edits, some, plan=partial(plan, correct=correct))
+    except StaleMove as error:
+        raise StaleMove(f"{error}; nothing was done") from None
+    return refuse_shared(found)
+
+
+def _require_allowed(planned: Sequence[Planned]) -> None:
+    """Raises ConfigurationError where one of them must not be edited, or none would be."""
+    refused = [each for each in planned if each.refused]
+    if refused:
+        more = f"; {told_count(len(refused) - 1, 'other')} would be refused too, see --dry-run" if refused[1:] else ""
+        raise ConfigurationError(f"{refused[0].before.letter_id}: {refused[0].refused}{more}; nothing was done")
+    if not any(each.after for each in planned):
+        raise ConfigurationError(f"{planned[0].before.letter_id}: the edit changes nothing of it; nothing was done")
+
+
+def _tell_plan(planned: Sequence[Planned], *, has_why: bool, as_json: bool) -> int:
+    """A dry run's report, and its exit code."""
+    if as_json:
+        print_json([record(each) for each in planned])
+    else:
+        print_plan(planned)
+        if not has_why and any(each.money for each in planned):
+            say("It changes what is paid: the edit itself wants a reason, --why.")
+        say("Nothing was touched.")
+    return 1 if any(each.refused for each in planned) else 0
 
 
 async def _write(
-    ledger: Ledger, to_edit: Sequence[tuple[str, int]], correct: Correct, *, now: datetime
+    ledger: Ledger, to_edit: Sequence[Planned], correct: Correct, *, now: datetime
 ) -> tuple[list[tuple[str, str]], WorkerError | None]:
     """Old and new ids of those that were edited, and what ended it before all were."""
     edited: list[tuple[str, str]] = []
+    named = partial(_named, correct=correct)
     try:
-        for some in letter_moves.batches(to_edit, most=CHUNK, size_of=itemgetter(1)):
+        for some in letter_moves.batches(to_edit, most=CHUNK, size_of=attrgetter("size_bytes")):
             if edited:
                 await ledger.give_way()
-            ids = [letter_id for letter_id, _ in some]
-            edited += await ledger.run(letter_moves.edit_all, ids, correct=correct, by=operator(), now=now)
+            ids = [each.before.letter_id for each in some]
+            edited += await ledger.run(letter_moves.edit_all, ids, correct=named, by=operator(), now=now)
     except (ConfigurationError, StaleMove, LedgerUnavailable) as error:
         if not edited and not isinstance(error, LedgerUnavailable):
             raise type(error)(f"{error}; nothing was done") from None
         kind = LedgerUnavailable if isinstance(error, LedgerUnavailable) else StaleMove
-        told = f"{len(edited)} of {len(to_edit)} letters were edited before"
+        told = f"{len(edited)} of {told_count(len(to_edit), 'letter')} were edited before"
         return edited, kind(f"{error}; {told}: say the same again to go on with the rest")
     return edited, None
 
 
-def _report(edited: Sequence[tuple[str, str]], *, as_json: bool) -> None:
-    if as_json:
-        print_json([{"old": old, "new": new} for old, new in edited])
-        return
-    if len(edited) <= SHOWN:
-        for old, new in edited:
-            say(f"{old} → {new}")
-    if len(edited) > 1:
-        say(f"{len(edited)} letters edited.")
-
-
-def corrected(
-    letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime
-) -> tuple[Letter, str] | None:
-    """The letter that takes the place of one, and the words for the history. Raises ConfigurationError.
-
-    look: at the payment of an order and its calls. The properties stay, but for those that could not be read. None for
-    a letter that an edit has made, and this one leaves as it is: the same words may have made it before.
-    """
+def _named(letter: Letter, look: LookAtOrder, *, correct: Correct) -> tuple[Letter, str] | None:
+    """As correct, but a refusal names the letter."""
     try:
-        return _corrected(letter, look, change=change, why=why, now=now)
+        return correct(letter, look)
     except ConfigurationError as error:
-        told = visible(str(error)).replace("\n", "\\n")
-        raise ConfigurationError(f"{letter.letter_id}: {told}") from None
+        raise ConfigurationError(f"{letter.letter_id}: {error}") from None
 
 
-def _corrected(
-    letter: Letter, look: LookAtOrder, *, change: Change, why: str, now: datetime
-) -> tuple[Letter, str] | None:
-    body = change.make(letter.body)
-    if body == letter.body and not letter.unreadable:
-        if letter.edited_from:
-            return None
-        raise ConfigurationError(UNCHANGED)
-    after = _with_body(letter, body, now=now)
-    order = order_in(after)
-    if isinstance(order, str):
-        raise ConfigurationError(f"what it became would be refused: {order}")
-    after = replace(after, order_id=order.order_id, amount_minor=order.amount_minor, currency=order.currency)
-    changes = money_changes(data_of(letter.body) or {}, data_of(body) or {})
-    if changes:
-        _require_unlocked(letter, order, look, changes, now=now)
-    if changes and not why:
-        raise ConfigurationError(f"it changes what is paid ({', '.join(changes)}): say --why")
-    money = f"now {order.order_id}, {order.amount} {order.currency}" if changes else ""
-    return after, "; ".join(filter(None, (change.told, money, why)))
+async def _selection(ledger: Ledger, made: Sequence[Planned], *, now: datetime) -> str:
+    """Words that choose just the letters that were made: their group, or else the moment at which they were."""
+    groups = sorted({each.after.group_id for each in made if each.after})
+    group_id = groups[0] if len(groups) == 1 else None
+    number = await ledger.look(letters.count, LetterFilter(states=(LetterState.OPEN,), group_id=group_id))
+    return f"--group {group_id}" if group_id and number == len(made) else f"--at {told_moment(now)}"
 
 
-def money_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Which of the fields that say what is paid differ in an order's data; 12.1 and "12.10" do not."""
-    return [name for name in MONEY if _meant(name, before) != _meant(name, after)]
-
-
-def _with_body(letter: Letter, body: bytes, *, now: datetime) -> Letter:
-    edited_id = edited_letter_id(letter, body)
-    error = EDITED + letter.error.removeprefix(EDITED)
-    cause = cause_of(letter.reason, error)
-    return replace(
-        letter,
-        letter_id=edited_id,
-        error=error,
-        cause=cause,
-        group_id=group_of(cause),
-        body=body,
-        attempts=0,
-        landings=1,
-        landing_id=f"edit:{edited_id}",
-        landed_at=now,
-        moved_at=now,
-        edited_from=letter.letter_id,
-        unreadable={},
-    )
-
-
-def _require_unlocked(
-    letter: Letter, order: OrderCreatedData, look: LookAtOrder, changes: Sequence[str], *, now: datetime
-) -> None:
-    """Raises ConfigurationError where Stripe may know of the order, under the id that it had or that it gets."""
-    told = readable_order_id(data_of(letter.body))
-    for order_id in dict.fromkeys(filter(None, (letter.order_id, told, order.order_id))):
-        if because := _why_locked(order_id, *look(order_id), now=now):
-            raise ConfigurationError(
-                f"{' and '.join(changes)} {'is' if len(changes) == 1 else 'are'} locked: {because}; "
-                "replay the letter as it is, or discard it"
-            )
-
-
-def _why_locked(
-    order_id: str, payment: Payment | None, operations: Sequence[Operation], *, now: datetime
-) -> str | None:
-    calls = [operation for operation in operations if operation.state is not OperationState.ABSENT]
-    if calls:
-        call = calls[-1]
-        so_far = "" if call.state is OperationState.STARTED else f", {call.state}"
-        age = ago(call.first_asked_at, now=now)
-        return f"a call for {order_id} may have reached Stripe (started {age} ago{so_far})"
-    if payment and payment.is_decided:
-        return f"{order_id} is decided ({payment.payment_id or payment.state})"
-    return None
-
-
-def _meant(name: str, data: Mapping[str, Any]) -> tuple[bool, Any]:
-    """A value to be compared, and whether it could be understood."""
-    value = data.get(name, "usd" if name == "currency" else None)
-    if name == "amount":
-        try:
-            return True, parse_amount(value)
-        except AmountError:
-            return False, value
-    return isinstance(value, str), value.lower() if name == "currency" and isinstance(value, str) else value
+def _report(made: Sequence[Planned], selection: str, *, as_json: bool, now: datetime) -> None:
+    pairs = [(each.before.letter_id, each.after) for each in made if each.after]
+    if as_json:
+        print_json([{"old": old, "new": new.letter_id, "group": new.group_id} for old, new in pairs])
+        return
+    if not pairs:
+        return
+    if len(pairs) <= SHOWN:
+        for old, new in pairs:
+            say(f"{old} → {new.letter_id}")
+        say()
+    print_summary(made)
+    say("See what a replay would do, then replay:")
+    say(f"  payment-worker dead-letters replay {selection} --dry-run")
+    say(f"  payment-worker dead-letters replay {selection}")
+    say("Undo, as long as none of them was replayed:")
+    say(f"  payment-worker dead-letters restore --at {told_moment(now)}")

@@ -1,10 +1,12 @@
 """Letters, payments, calls and lines of the history as the desk tells them: records for programs, words for people."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from worker.ledger.acts import Act
+from worker.ledger.edited_letters import Successor
+from worker.ledger.letter_figures import Worth
 from worker.letter import Letter, told_value
 from worker.payment import Operation, Payment
 
@@ -33,11 +35,8 @@ def record(letter: Letter, *, now: datetime) -> dict[str, Any]:
 
 def full(letter: Letter) -> dict[str, Any]:
     """What only the single letter shows."""
-    properties = {
-        name: value
-        for name in ("content_type", "correlation_id", "reply_to", "type", "app_id", "timestamp", "headers")
-        if (value := getattr(letter.properties, name))
-    }
+    shown = ("content_type", "correlation_id", "reply_to", "type", "app_id", "timestamp", "headers")
+    properties = {name: value for name in shown if (value := getattr(letter.properties, name))}
     return {
         "properties": properties,
         "body": letter.body.decode("utf-8", "backslashreplace"),
@@ -99,3 +98,20 @@ def told_act(act: Act) -> str:
 def told_values(value: Mapping[str, int]) -> str:
     """Minor units by currency, as a person reads them."""
     return ", ".join(filter(None, (told_value(minor, currency) for currency, minor in sorted(value.items()))))
+
+
+def told_worth(worth: Worth) -> str:
+    """ "37.50 USD, 4.00 EUR, 2 of unreadable value"."""
+    if not worth.value:
+        return "value unreadable"
+    return told_values(worth.value) + (f", {worth.unreadable} of unreadable value" if worth.unreadable else "")
+
+
+def told_successors(made: Sequence[Successor]) -> str:
+    """ "dl_2 (open)", of letters that a letter was edited into."""
+    return ", ".join(f"{each.letter_id} ({each.state})" for each in made)
+
+
+def told_moment(moment: datetime) -> str:
+    """Exactly, as --at takes it."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

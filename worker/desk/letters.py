@@ -1,4 +1,4 @@
-"""`dead-letters list, groups, show, history, discard, restore`."""
+"""`dead-letters list, groups, show, history`, and what all commands of the desk share."""
 
 import argparse
 from collections.abc import AsyncIterator
@@ -7,16 +7,27 @@ from datetime import UTC, datetime
 from typing import Final
 
 from schemas import is_command, to_major
-from worker.desk.letter_records import act_record, full, operation_record, payment_record, record, told_act, told_values
+from worker.desk.letter_records import (
+    act_record,
+    full,
+    operation_record,
+    payment_record,
+    record,
+    told_act,
+    told_moment,
+    told_successors,
+    told_values,
+)
 from worker.desk.screen import ago, print_body, print_json, print_pairs, print_table, say
-from worker.desk.words import chosen_letters, described, operator, require_narrow
+from worker.desk.words import chosen_letters, described
 from worker.errors import ConfigurationError
-from worker.ledger import letter_figures, letter_moves, letters, replays
+from worker.ledger import letter_figures, letters, replays
 from worker.ledger.acts import history
+from worker.ledger.edited_letters import successors
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.migrate import require_file, require_head
-from worker.letter import Letter, LetterState, Verdict, judge, judge_command, told_value
+from worker.letter import Letter, LetterState, Verdict, judge, judge_command, judge_masked, told_count, told_value
 from worker.payment import Operation, Payment, conflict_with
 from worker.read_order import command_in, order_in
 from worker.settings import Settings
@@ -114,6 +125,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
             raise ConfigurationError(f"no letter {arguments.id}; see dead-letters list --state all")
         payment, operation = await ledger.run(replays.view_of_order, letter.order_id)
         acts = await ledger.run(history, letter_id=letter.letter_id, limit=1000)
+        made = await ledger.look(successors, LetterFilter(ids=(letter.letter_id,)))
     verdict = verdict_of(letter, payment, operation, settings=settings, now=now)
     differences = conflict_of(letter, payment)
     if arguments.json:
@@ -127,6 +139,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
                 "payment": payment_record(payment),
                 "operation": operation_record(operation, now=now),
                 "conflict": differences,
+                "edited_into": [{"id": each.letter_id, "state": each.state} for each in made],
                 "acts": [act_record(act) for act in acts],
             }
         )
@@ -135,12 +148,15 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
         {
             "letter": f"{letter.letter_id} ({letter.state})",
             "order": letter.order_id or "cannot be read",
+            **({"message id": letter.properties.message_id} if letter.properties.message_id else {}),
             "value": told_value(letter.amount_minor, letter.currency) or "cannot be read",
             "reason": letter.reason,
             "error": letter.error,
             "group": letter.group_id,
-            "landed": f"{ago(letter.landed_at, now=now)} ago, {letter.landed_at.isoformat()}, {letter.landings} times",
+            "landed": f"{ago(letter.landed_at, now=now)} ago, {letter.landed_at.isoformat()}, "
+            f"{told_count(letter.landings, 'time')}",
             **({"edited from": letter.edited_from} if letter.edited_from else {}),
+            **({"edited into": told_successors(made)} if made else {}),
             "a replay": f"{verdict.kind}: {verdict.why}",
         }
     )
@@ -161,7 +177,7 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
         )
     say()
     for entry in letter.history:
-        say(f"landed {entry['at']}: {entry['reason']}: {entry['error']} ({entry['attempts']} attempts)")
+        say(f"landed {entry['at']}: {entry['reason']}: {entry['error']} ({told_count(entry['attempts'], 'attempt')})")
         for failure in entry["failures"]:
             say(f"  earlier: {failure}")
     for act in acts:
@@ -188,7 +204,7 @@ async def show_history(settings: Settings, arguments: argparse.Namespace) -> Non
         {"when": False, "who": False, "act": False, "of": False, "why": True},
         [
             (
-                act.at.isoformat(timespec="seconds"),
+                told_moment(act.at),
                 act.by,
                 act.act,
                 " ".join(filter(None, (act.letter_id, act.replay_id))),
@@ -199,35 +215,23 @@ async def show_history(settings: Settings, arguments: argparse.Namespace) -> Non
     )
 
 
-async def discard(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Close open letters for a reason, all of them or none."""
-    await _move(settings, arguments, LetterState.OPEN)
+async def require_known(ledger: Ledger, chosen: LetterFilter, state: LetterState, *, or_edited: bool = False) -> None:
+    """Raises ConfigurationError for ids that are unknown or of letters in another state, and where nothing is meant.
 
-
-async def restore(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Open discarded letters again, all of them or none."""
-    await _move(settings, arguments, LetterState.DISCARDED)
-
-
-async def _move(settings: Settings, arguments: argparse.Namespace, state: LetterState) -> None:
-    chosen, now = chosen_letters(arguments, default=state), datetime.now(UTC)
-    require_narrow(chosen, has_all=arguments.all)
-    async with open_ledger(settings) as ledger:
-        await require_known(ledger, chosen, state)
-        move = letter_moves.discard if state is LetterState.OPEN else letter_moves.restore
-        count = await ledger.run_long(move, chosen, by=operator(), why=arguments.why, now=now)
-    say(f"{count} letters {'discarded' if state is LetterState.OPEN else 'restored'} ({described(chosen)}).")
-
-
-async def require_known(ledger: Ledger, chosen: LetterFilter, state: LetterState) -> None:
-    """Raises ConfigurationError for ids that are unknown or of letters in another state, and where nothing is meant."""
+    or_edited: letters that an edit has closed are meant too.
+    """
     for letter_id in chosen.ids:
         letter = await ledger.run(letters.read, letter_id)
         if letter is None:
             raise ConfigurationError(f"no letter {letter_id}; nothing was done")
-        if letter.state is not state:
-            raise ConfigurationError(f"letter {letter_id} is {letter.state}, not {state}; nothing was done")
-    if await ledger.run(letters.count, chosen) == 0:
+        if letter.state is state:
+            continue
+        made = await ledger.look(successors, LetterFilter(ids=(letter_id,), states=(LetterState.RESOLVED,)))
+        if made and or_edited:
+            continue
+        told = f": it was edited into {told_successors(made)}" if made else ""
+        raise ConfigurationError(f"letter {letter_id} is {letter.state}, not {state}{told}; nothing was done")
+    if not or_edited and await ledger.run(letters.count, chosen) == 0:
         raise ConfigurationError(f"no {state} letters are meant by: {described(chosen)}")
 
 
@@ -235,6 +239,8 @@ def verdict_of(
     letter: Letter, payment: Payment | None, operation: Operation | None, *, settings: Settings, now: datetime
 ) -> Verdict:
     """What a replay of a letter would do with the worker as it is set; see MODE_NOT_CHECKED."""
+    if masked := judge_masked(letter):
+        return masked
     livemode = settings.livemode if settings.has_stripe_key else None
     if is_command(letter.body, letter.properties):
         return judge_command(command_in(letter), payment, livemode=livemode)

@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worker.app import bus_names
 from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
+from worker.desk.letter_records import told_worth
 from worker.desk.letters import MODE_NOT_CHECKED, open_ledger, require_known, verdict_of
 from worker.desk.replayer import Limits, Replayer
 from worker.desk.screen import print_json, print_table, say
@@ -28,13 +29,19 @@ from worker.desk.words import chosen_letters, described, operator, require_narro
 from worker.errors import ConfigurationError
 from worker.ledger import letters, replays
 from worker.ledger.ledger import Ledger
+from worker.ledger.letter_figures import Worth
 from worker.ledger.replays import LANDED_AGAIN, Replay
-from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind
+from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind, told_count, without_varying
 from worker.payment import Operation, Payment
 from worker.settings import Settings
 
 PAGE: Final = 500
 SHOWN: Final = 200
+# Reasons that a person reads of letters that were not replayed to an outcome; --json has all.
+TOP_REASONS: Final = 5
+TOLD_WITH_REASON: Final = (ItemState.FAILED, ItemState.BLOCKED, ItemState.SKIPPED)
+
+Reasons = Mapping[ItemState, Mapping[str, int]]
 
 
 async def replay(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -62,8 +69,9 @@ async def replay(settings: Settings, arguments: argparse.Namespace) -> int:
                     tell=tell,
                 )
                 ended = await replayer.run(replay_id)
-        skipped = await ledger.run(replays.skipped, replay_id)
-    return _report(ended, skipped, mode_checked=settings.has_stripe_key, as_json=arguments.json)
+        reasons = {state: await ledger.look(replays.reasons, replay_id, state) for state in TOLD_WITH_REASON}
+        worths = await ledger.look(replays.worths, replay_id)
+    return _report(ended, reasons, worths, mode_checked=settings.has_stripe_key, as_json=arguments.json)
 
 
 async def _chosen_replay(ledger: Ledger, arguments: argparse.Namespace) -> str:
@@ -119,11 +127,18 @@ async def _dry_run(settings: Settings, arguments: argparse.Namespace) -> int:
     print_table({"id": False, "order": True, "a replay": False, "because": True}, rows)
     if len(judged) > SHOWN:
         say(f"{SHOWN} of {len(judged)} shown; --json has all")
-    counts = Counter(verdict.kind for _, verdict in judged)
-    say(", ".join(f"{counts[kind]} {kind}" for kind in VerdictKind if counts[kind]) + ". Nothing was touched.")
+    say("; ".join(_told_kinds(judged)) + ". Nothing was touched.")
     if not settings.has_stripe_key:
         say(MODE_NOT_CHECKED)
     return 0
+
+
+def _told_kinds(judged: Sequence[tuple[Letter, Verdict]]) -> Iterator[str]:
+    """ "3 safe (37.50 USD)"."""
+    for kind in VerdictKind:
+        worth = Worth.of((letter.amount_minor, letter.currency) for letter, verdict in judged if verdict.kind is kind)
+        if worth.count:
+            yield f"{worth.count} {kind} ({told_worth(worth)})"
 
 
 def _judge(settings: Settings) -> replays.Judge:
@@ -133,10 +148,12 @@ def _judge(settings: Settings) -> replays.Judge:
     return judge
 
 
-def _report(replay: Replay, skipped: Mapping[str, int], *, mode_checked: bool, as_json: bool) -> int:
+def _report(
+    replay: Replay, reasons: Reasons, worths: Mapping[ItemState, Worth], *, mode_checked: bool, as_json: bool
+) -> int:
     """What became of it. 0 where it is done, and every letter is resolved or was dealt with by somebody else.
 
-    skipped: letters that were passed over, by the reason.
+    reasons: how many letters were not replayed to an outcome, by the reason.
     """
     counts = {str(state): number for state in ItemState if (number := replay.counts.get(state, 0))}
     if as_json:
@@ -148,26 +165,44 @@ def _report(replay: Replay, skipped: Mapping[str, int], *, mode_checked: bool, a
                 "made_at": replay.made_at,
                 "ended_because": replay.ended_because,
                 "letters": counts,
-                "skipped": skipped,
+                **{str(state): reasons[state] for state in TOLD_WITH_REASON},
                 "mode_checked": mode_checked,
             }
         )
     else:
         say(f"{replay.replay_id}: {replay.ended_because or 'interrupted'} ({replay.selection})")
-        print_table({"letters": False, "what": False}, [(number, state) for state, number in counts.items()])
-        for why, number in skipped.items():
-            say(f"{number} skipped: {why}")
+        rows = [(worths[state].count, state, told_worth(worths[state])) for state in ItemState if state in worths]
+        print_table({"letters": False, "what": False, "value": True}, rows)
+        for line in _told_reasons(reasons):
+            say(line)
         if not mode_checked:
             say(MODE_NOT_CHECKED)
-        if LANDED_AGAIN in skipped:
+        if reasons[ItemState.BLOCKED]:
+            say("Those that are blocked stay open: edit them, or discard them.")
+        if LANDED_AGAIN in reasons[ItemState.SKIPPED]:
             say("Look at those that have landed again, and replay them anew.")
         if replay.ended_because is None:
             if replay.counts.get(ItemState.SENT, 0):
                 say("Some are with the worker and have no outcome yet: is one running? See payment-worker status.")
             say(f"Go on with: payment-worker dead-letters replay --resume {replay.replay_id}")
     is_done = replay.ended_because == "done"
-    is_left = LANDED_AGAIN in skipped or replay.counts.keys() & {ItemState.FAILED, ItemState.BLOCKED}
+    is_left = LANDED_AGAIN in reasons[ItemState.SKIPPED] or replay.counts.keys() & {ItemState.FAILED, ItemState.BLOCKED}
     return 0 if is_done and not is_left else 1
+
+
+def _told_reasons(reasons: Reasons) -> Iterator[str]:
+    """ "3 blocked: why", the most frequent first; reasons that differ in nothing but an order's own values are one."""
+    for state, told in reasons.items():
+        alike: dict[str, list[str]] = {}
+        for why in told:
+            alike.setdefault(without_varying(why), []).append(why)
+        counts = Counter(
+            {whys[0] if len(whys) == 1 else key: sum(map(told.__getitem__, whys)) for key, whys in alike.items()}
+        )
+        for why, number in counts.most_common(TOP_REASONS):
+            yield f"{number} {state}: {why}"
+        if others := sum(counts.values()) - sum(number for _, number in counts.most_common(TOP_REASONS)):
+            yield f"{told_count(others, 'other')} {state}; see --json, or dead-letters show of one"
 
 
 @contextlib.contextmanager

@@ -129,9 +129,13 @@ class Replayer:
         resolved = after.counts.get(ItemState.RESOLVED, 0) - before.counts.get(ItemState.RESOLVED, 0)
         if failed > self._limits.stop_at * (failed + resolved):
             return f"stopped: {failed} of the last {failed + resolved} failed"
-        if not after.counts.get(ItemState.SENT, 0) and not after.counts.get(ItemState.WAITING, 0):
-            return "done"
-        return None
+        if after.counts.get(ItemState.SENT, 0) or after.counts.get(ItemState.WAITING, 0):
+            return None
+        is_all_blocked = ItemState.BLOCKED in after.counts and after.counts.keys() <= {
+            ItemState.BLOCKED,
+            ItemState.SKIPPED,
+        }
+        return "nothing was replayed" if is_all_blocked else "done"
 
     def _ramp(self) -> Iterator[int]:
         yield from RAMP

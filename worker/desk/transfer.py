@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from worker.desk.letter_lines import MOST_LINE_BYTES, letter_of, line_of
+from worker.desk.letter_records import told_moment, told_worth
 from worker.desk.letters import open_ledger
 from worker.desk.screen import say, visible
 from worker.desk.words import chosen_letters, operator
@@ -21,7 +22,7 @@ from worker.errors import ConfigurationError
 from worker.ledger import letter_moves, letters
 from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
-from worker.letter import Letter
+from worker.letter import Letter, told_count
 from worker.settings import Settings
 
 PAGE: Final = 200
@@ -63,8 +64,11 @@ async def take_in(settings: Settings, arguments: argparse.Namespace) -> None:
                 why=arguments.why or f"from {where}",
                 now=now,
             )
-    say(f"{added} letters imported, {known} were here already.")
-    if added and not arguments.vouch:
+    worth = f": {told_worth(added)}" if added.count else ""
+    say(f"{told_count(added.count, 'letter')} imported{worth}; {known} {'was' if known == 1 else 'were'} here already.")
+    if added.count:
+        say(f"Undo: payment-worker dead-letters discard --at {told_moment(now)} --why …")
+    if added.count and not arguments.vouch:
         say("A replay of them is blocked where no call is known here: replay them in their own ledger, or see --vouch.")
 
 

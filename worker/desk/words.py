@@ -4,6 +4,7 @@ import argparse
 import getpass
 import socket
 
+from worker.desk.letter_records import told_moment
 from worker.errors import ConfigurationError
 from worker.ledger.letters import LetterFilter
 from worker.letter import LetterState
@@ -23,6 +24,7 @@ def chosen_letters(arguments: argparse.Namespace, *, default: LetterState | None
         order_id=arguments.order,
         group_id=arguments.group,
         since=arguments.since,
+        moved_at=arguments.at,
         text=arguments.text,
     )
 
@@ -44,6 +46,7 @@ def described(chosen: LetterFilter) -> str:
             ("order", chosen.order_id),
             ("group", chosen.group_id),
             ("since", chosen.since.isoformat() if chosen.since else None),
+            ("at", told_moment(chosen.moved_at) if chosen.moved_at else None),
             ("text", repr(chosen.text) if chosen.text else None),
         )
         if value

@@ -1,15 +1,53 @@
 """Letters in figures: by cause for the desk, and what alarms are made of."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from worker.ledger.acts import chunks
 from worker.ledger.letters import LetterFilter, conditions
 from worker.ledger.schema import LETTERS
 from worker.letter import LetterState
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """How many letters, and their value: minor units by currency. unreadable: how many do not tell theirs."""
+
+    count: int = 0
+    value: Mapping[str, int] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[tuple[int | None, str | None]]) -> Self:
+        """values: amount in minor units and currency of each letter."""
+        count, unreadable, value = 0, 0, Counter[str]()
+        for amount_minor, currency in values:
+            count += 1
+            if amount_minor is None or currency is None:
+                unreadable += 1
+            else:
+                value[currency] += amount_minor
+        return cls(count, dict(value), unreadable)
+
+    def __add__(self, other: "Worth") -> "Worth":
+        value = Counter(self.value)
+        value.update(other.value)
+        return Worth(self.count + other.count, dict(value), self.unreadable + other.unreadable)
+
+
+def worth_of(conn: Connection, letter_ids: Sequence[str]) -> Worth:
+    """Of the letters with these ids."""
+    worth = Worth()
+    for some in chunks(letter_ids):
+        asked = sa.select(LETTERS.c.amount_minor, LETTERS.c.currency).where(LETTERS.c.letter_id.in_(some))
+        worth += Worth.of((row[0], row[1]) for row in conn.execute(asked))
+    return worth
 
 
 @dataclass(frozen=True, slots=True)

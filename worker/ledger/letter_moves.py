@@ -4,34 +4,93 @@ They run inside one transaction, as those of letters.py do. Each act is written 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from worker.errors import StaleMove
+from schemas import is_command
+from worker.errors import ConfigurationError, StaleMove
 from worker.ledger import moves
 from worker.ledger.acts import CHUNK, chunks, note
-from worker.ledger.letters import CHUNK_BYTES, LetterFilter, conditions, hold, ids_in_order, read, row_of
+from worker.ledger.edited_letters import EDITED, MADE, UNDONE, is_undone, successors
+from worker.ledger.letter_figures import Worth, worth_of
+from worker.ledger.letters import (
+    CHUNK_BYTES,
+    LetterFilter,
+    conditions,
+    count,
+    find,
+    hold,
+    ids_in_order,
+    ids_of,
+    read,
+    row_of,
+)
 from worker.ledger.moves import insert_if_absent
 from worker.ledger.schema import LETTERS
-from worker.letter import Letter, LetterState
+from worker.letter import Letter, LetterState, told_count
 from worker.payment import Operation, Payment
 
 T = TypeVar("T")
 
-
-def discard(conn: Connection, chosen: LetterFilter, *, by: str, why: str, now: datetime) -> int:
-    """Close open letters for good reason; returns how many."""
-    return _move(conn, chosen, LetterState.OPEN, LetterState.DISCARDED, "discarded", by=by, why=why, now=now)
+# Letters that are looked at with an order; one order rarely has two.
+MOST_OF_AN_ORDER: Final = 20
 
 
-def restore(conn: Connection, chosen: LetterFilter, *, by: str, why: str | None, now: datetime) -> int:
-    """Open discarded letters again; returns how many."""
-    return _move(conn, chosen, LetterState.DISCARDED, LetterState.OPEN, "restored", by=by, why=why, now=now)
+def discard(conn: Connection, chosen: LetterFilter, *, by: str, why: str, now: datetime) -> Worth:
+    """Close open letters for good reason; returns how many, and their value."""
+    meant = ids_in_order(*conditions(conn, replace(chosen, states=(LetterState.OPEN,))))
+    return _move(conn, list(conn.scalars(meant)), LetterState.DISCARDED, "discarded", by=by, why=why, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is open again: letters that were discarded, and letters that were edited.
+
+    left: how many stay discarded, because the edit that made them was undone.
+    """
+
+    discarded: Worth
+    edited: Worth
+    left: int
+
+
+def restore(conn: Connection, chosen: LetterFilter, *, by: str, why: str | None, now: datetime) -> Restored:
+    """Open discarded letters again, and edited ones where they are chosen by their ids or by the moment of the edit.
+
+    What such a one was edited into is discarded. Raises ConfigurationError where that has had an effect, and for the
+    id of a letter whose edit was undone.
+    """
+    edited = Worth()
+    if chosen.ids or chosen.moved_at:
+        edited = _undo_edits(conn, replace(chosen, states=(LetterState.RESOLVED,)), by=by, why=why, now=now)
+    discarded = replace(chosen, states=(LetterState.DISCARDED,))
+    meant = ids_in_order(*conditions(conn, discarded), ~is_undone())
+    moved = _move(conn, list(conn.scalars(meant)), LetterState.OPEN, "restored", by=by, why=why, now=now)
+    left = count(conn, discarded)
+    if left and chosen.ids:
+        letter_id, _ = ids_of(conn, discarded)[0]
+        raise ConfigurationError(f"{letter_id} was made by an edit that was undone: say that edit again instead")
+    return Restored(moved, edited, left)
+
+
+def _undo_edits(conn: Connection, chosen: LetterFilter, *, by: str, why: str | None, now: datetime) -> Worth:
+    seen = successors(conn, chosen, closed_by_edit=True)
+    hold(conn, [letter_id for each in seen for letter_id in (each.edited_from, each.letter_id)])
+    made = successors(conn, chosen, closed_by_edit=True)  # as they are, now that nobody else moves them
+    if standing := [each for each in made if each.effect]:
+        first, others = standing[0], len(standing) - 1
+        more = f"; {told_count(others, 'other')} cannot be undone either" if others else ""
+        raise ConfigurationError(f"{first.edited_from} was edited into {first.letter_id}, which {first.effect}{more}")
+    told: dict[str, Any] = {"by": by, "why": why, "now": now}
+    _move(conn, [each.letter_id for each in made], LetterState.DISCARDED, UNDONE, **told)
+    origins = list(dict.fromkeys(each.edited_from for each in made))
+    return _move(conn, origins, LetterState.OPEN, "restored", **told)
 
 
 def replace_by_edited(conn: Connection, old_id: str, edited: Letter, *, by: str, why: str, now: datetime) -> None:
@@ -41,27 +100,45 @@ def replace_by_edited(conn: Connection, old_id: str, edited: Letter, *, by: str,
         .where(LETTERS.c.letter_id == old_id, LETTERS.c.state == LetterState.OPEN)
         .values(state=LetterState.RESOLVED, moved_at=now)
     )
-    if closed.rowcount != 1 or not insert_if_absent(conn, LETTERS, row_of(edited)):
+    is_there = closed.rowcount == 1 and (insert_if_absent(conn, LETTERS, row_of(edited)) or _again(conn, edited))
+    if not is_there:
         raise StaleMove(f"{old_id} is not open any more, or was edited so before")
-    note(conn, "edited", by=by, letter_ids=[old_id], why=f"into {edited.letter_id}: {why}", now=now)
-    note(conn, "made by edit", by=by, letter_ids=[edited.letter_id], why=f"from {old_id}: {why}", now=now)
+    note(conn, EDITED, by=by, letter_ids=[old_id], why=f"into {edited.letter_id}: {why}", now=now)
+    note(conn, MADE, by=by, letter_ids=[edited.letter_id], why=f"from {old_id}: {why}", now=now)
 
 
+def _again(conn: Connection, edited: Letter) -> bool:
+    """The same edit after it was undone: the letter that it made then is open again."""
+    opened = conn.execute(
+        sa.update(LETTERS)
+        .where(LETTERS.c.letter_id == edited.letter_id, LETTERS.c.state == LetterState.DISCARDED)
+        .where(LETTERS.c.edited_from == edited.edited_from)
+        .values(state=LetterState.OPEN, landed_at=edited.landed_at, moved_at=edited.moved_at)
+    )
+    return opened.rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """What the ledger has of an order. operations: its calls, the oldest first.
+
+    letter_ids: letters of it that are open or replaying, those of commands apart.
+    """
+
+    payment: Payment | None
+    operations: Sequence[Operation]
+    letter_ids: Sequence[str]
+
+
+LookAtOrder = Callable[[str], OrderView]
 # What an edit makes of a letter: the corrected one, and the words for the history; None where it is so already. It
-# raises what forbids the edit, and is handed a look at an order: its payment and its calls, the oldest first.
-LookAtOrder = Callable[[str], tuple[Payment | None, Sequence[Operation]]]
+# raises what forbids the edit.
 Correct = Callable[[Letter, LookAtOrder], tuple[Letter, str] | None]
 
 
-def check_edits(conn: Connection, letter_ids: Sequence[str], *, correct: Correct) -> list[tuple[str, int]]:
-    """Whether each may be edited; returns those that would be, with the bytes of both bodies. Writes nothing.
-
-    Raises as edit_all does.
-    """
-    return [
-        (old.letter_id, len(old.body) + len(corrected.body))
-        for old, corrected, _ in _corrected(conn, letter_ids, correct)
-    ]
+def check_edits(conn: Connection, letter_ids: Sequence[str], *, plan: Callable[[Letter, LookAtOrder], T]) -> list[T]:
+    """What `plan` says of each. Writes nothing. Raises StaleMove where one is not open any more."""
+    return [plan(letter, partial(_view_of, conn)) for letter in _open_letters(conn, letter_ids)]
 
 
 def edit_all(
@@ -74,42 +151,50 @@ def edit_all(
     """
     hold(conn, letter_ids)
     edited = []
-    for old, corrected, why in _corrected(conn, letter_ids, correct):
-        replace_by_edited(conn, old.letter_id, corrected, by=by, why=why, now=now)
-        edited.append((old.letter_id, corrected.letter_id))
+    for old in _open_letters(conn, letter_ids):
+        if made := correct(old, partial(_view_of, conn)):
+            corrected, why = made
+            replace_by_edited(conn, old.letter_id, corrected, by=by, why=why, now=now)
+            edited.append((old.letter_id, corrected.letter_id))
     return edited
 
 
-def _corrected(conn: Connection, letter_ids: Sequence[str], correct: Correct) -> Iterator[tuple[Letter, Letter, str]]:
-    def look(order_id: str) -> tuple[Payment | None, Sequence[Operation]]:
-        return moves.read_payment(conn, order_id), moves.operations_of(conn, order_id)
-
+def _open_letters(conn: Connection, letter_ids: Sequence[str]) -> Iterator[Letter]:
     for letter_id in letter_ids:
         letter = read(conn, letter_id)
         if letter is None or letter.state is not LetterState.OPEN:
             raise StaleMove(f"{letter_id} is not open any more")
-        if made := correct(letter, look):
-            yield letter, *made
+        yield letter
+
+
+def _view_of(conn: Connection, order_id: str) -> OrderView:
+    alive = LetterFilter(states=(LetterState.OPEN, LetterState.REPLAYING), order_id=order_id)
+    of_orders = [
+        letter.letter_id
+        for letter in find(conn, alive, limit=MOST_OF_AN_ORDER)
+        if not is_command(letter.body, letter.properties)
+    ]
+    return OrderView(moves.read_payment(conn, order_id), moves.operations_of(conn, order_id), of_orders)
 
 
 def add_all(
     conn: Connection, rows: Iterable[Mapping[str, Any]], *, vouched: bool, by: str, why: str, now: datetime
-) -> tuple[int, int]:
-    """Keep letters that come from elsewhere, all or none; returns how many were new, and how many were here.
+) -> tuple[Worth, int]:
+    """Keep letters that come from elsewhere, all or none; returns those that were new, and how many were here.
 
     rows: as of row_of, taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
     vouched: no call was begun for them elsewhere; those that were imported before are freed then.
     """
     insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(LETTERS)
     insert_absent = insert.on_conflict_do_nothing().returning(LETTERS.c.letter_id)
-    added, known = 0, 0
+    added, known = Worth(), 0
     for some in batches(rows, most=CHUNK, size_of=lambda row: int(row["size_bytes"])):
         new = [str(letter_id) for letter_id in conn.scalars(insert_absent, some)]
         note(conn, "imported", by=by, letter_ids=new, why=why, now=now)
         here = {str(row["letter_id"]) for row in some}.difference(new)
         if vouched:
             note(conn, "vouched for", by=by, letter_ids=[*new, *_vouch(conn, here)], why=why, now=now)
-        added += len(new)
+        added += worth_of(conn, new)
         known += len(here)
     return added, known
 
@@ -124,22 +209,19 @@ def _vouch(conn: Connection, letter_ids: Collection[str]) -> list[str]:
 
 def _move(
     conn: Connection,
-    chosen: LetterFilter,
-    before: LetterState,
+    letter_ids: Sequence[str],
     after: LetterState,
     act: str,
     *,
     by: str,
     why: str | None,
     now: datetime,
-) -> int:
-    """All at once: those that are locked here are those that move, and are written down."""
-    held = ids_in_order(*conditions(conn, replace(chosen, states=(before,))))
-    letter_ids = [str(letter_id) for letter_id in conn.scalars(held)]
+) -> Worth:
+    """Letters that are locked by this transaction."""
     for some in chunks(letter_ids):
         conn.execute(sa.update(LETTERS).where(LETTERS.c.letter_id.in_(some)).values(state=after, moved_at=now))
     note(conn, act, by=by, letter_ids=letter_ids, why=why, now=now)
-    return len(letter_ids)
+    return worth_of(conn, letter_ids)
 
 
 def batches(items: Iterable[T], *, most: int, size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection, Row
 
 from worker.ledger.acts import chunks, note
 from worker.ledger.moves import insert_if_absent
-from worker.ledger.schema import LETTERS, REPLAY_ITEMS
-from worker.letter import ItemState, Landing, Letter, LetterState, properties_from_json, properties_to_json
+from worker.ledger.schema import EVENTS, LETTERS, REPLAY_ITEMS
+from worker.letter import ItemState, Landing, Letter, LetterState, properties_from_json, properties_to_json, told_count
 from worker.payment import dead_letter_id
 
 # Landings kept of one letter; each holds at most a budget's worth of failures.
@@ -31,6 +31,7 @@ WORKER: Final = "payment-worker"
 class LetterFilter:
     """Which letters are meant: all conditions together, none of them for all. since: landed at or after.
 
+    moved_at: by which one act is told from all others, as long as its letters have not moved again.
     text: a piece of the error or of the body, byte for byte.
     """
 
@@ -40,6 +41,7 @@ class LetterFilter:
     order_id: str | None = None
     group_id: str | None = None
     since: datetime | None = None
+    moved_at: datetime | None = None
     text: str | None = None
 
     @property
@@ -93,7 +95,7 @@ def body_of(conn: Connection, letter_id: str) -> bytes | None:
     return conn.scalar(sa.select(LETTERS.c.body).where(LETTERS.c.letter_id == letter_id))
 
 
-def resolve(conn: Connection, letter_id: str, *, body: bytes, said: str, now: datetime) -> bool:
+def resolve(conn: Connection, letter_id: str, *, body: bytes, now: datetime) -> bool:
     """A replay has come to an outcome. False where the letter was not being replayed.
 
     body: of the message, which may name any letter: another one's outcome resolves nothing.
@@ -104,9 +106,20 @@ def resolve(conn: Connection, letter_id: str, *, body: bytes, said: str, now: da
         .values(state=LetterState.RESOLVED, moved_at=now)
     )
     if resolved.rowcount == 1:
+        said = _how_told(conn, letter_id)
         _end_items(conn, letter_id, ItemState.RESOLVED, said=said, now=now)
         note(conn, "resolved", by=WORKER, letter_ids=[letter_id], why=said, now=now)
     return resolved.rowcount == 1
+
+
+def _how_told(conn: Connection, letter_id: str) -> str:
+    """That a letter's message is carried out, and whether somebody has heard of it."""
+    order_id = sa.select(LETTERS.c.order_id).where(LETTERS.c.letter_id == letter_id).scalar_subquery()
+    is_untold = (EVENTS.c.order_id == order_id) & EVENTS.c.published_at.is_(None)
+    untold = conn.scalar(sa.select(sa.func.count()).select_from(EVENTS).where(is_untold))
+    if not untold:
+        return "carried out, and every event of its order is told"
+    return f"carried out; no queue has taken {told_count(untold, 'event')} of its order yet"
 
 
 def read(conn: Connection, letter_id: str, *, lock: bool = False) -> Letter | None:
@@ -181,6 +194,8 @@ def conditions(conn: Connection, chosen: LetterFilter) -> Iterator[sa.ColumnElem
             yield column == wanted
     if chosen.since:
         yield LETTERS.c.landed_at >= chosen.since
+    if chosen.moved_at:
+        yield LETTERS.c.moved_at == chosen.moved_at
     if chosen.text:
         piece = sa.literal(chosen.text.encode("utf-8", "surrogateescape"), sa.LargeBinary())
         if conn.dialect.name == "sqlite":

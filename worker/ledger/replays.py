@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 
 from worker.ledger import letters, moves
 from worker.ledger.acts import note, note_replay
+from worker.ledger.letter_figures import Worth
 from worker.ledger.letters import LetterFilter
 from worker.ledger.schema import LETTERS, REPLAY_ITEMS, REPLAYS
-from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind
+from worker.letter import ItemState, Letter, LetterState, Verdict, VerdictKind, told_count
 from worker.payment import CREATE_INTENT, Operation, Payment
 
 # Why a letter was passed over that nobody else has dealt with: what it failed with now is not what was looked at.
@@ -61,7 +62,8 @@ def make_replay(
         sa.insert(REPLAY_ITEMS).from_select(list(values), found.where(*meant)),
         execution_options={"preserve_rowcount": True},
     )
-    note_replay(conn, "replay made", replay_id, by=by, why=f"{frozen.rowcount} letters: {selection}", now=now)
+    why = f"{told_count(frozen.rowcount, 'letter')}: {selection}"
+    note_replay(conn, "replay made", replay_id, by=by, why=why, now=now)
     return frozen.rowcount
 
 
@@ -134,15 +136,31 @@ def take_back(conn: Connection, replay_id: str, letter_id: str, *, by: str, why:
     return opened.rowcount == 1
 
 
-def skipped(conn: Connection, replay_id: str) -> Mapping[str, int]:
-    """How many letters of a replay were passed over, by the reason."""
+def reasons(conn: Connection, replay_id: str, state: ItemState) -> Mapping[str, int]:
+    """How many letters of a replay are in a state, by the reason, the most frequent one first."""
+    number = sa.func.count().label("number")
     counts = conn.execute(
-        sa.select(REPLAY_ITEMS.c.said, sa.func.count())
-        .where(REPLAY_ITEMS.c.replay_id == replay_id, REPLAY_ITEMS.c.state == ItemState.SKIPPED)
+        sa.select(REPLAY_ITEMS.c.said, number)
+        .where(REPLAY_ITEMS.c.replay_id == replay_id, REPLAY_ITEMS.c.state == state)
         .group_by(REPLAY_ITEMS.c.said)
-        .order_by(REPLAY_ITEMS.c.said)
+        .order_by(number.desc(), REPLAY_ITEMS.c.said)
     )
     return dict(counts.all())
+
+
+def worths(conn: Connection, replay_id: str) -> Mapping[ItemState, Worth]:
+    """The letters of a replay and their value, by what became of them."""
+    rows = conn.execute(
+        sa.select(REPLAY_ITEMS.c.state, LETTERS.c.currency, sa.func.count(), sa.func.sum(LETTERS.c.amount_minor))
+        .join(LETTERS, LETTERS.c.letter_id == REPLAY_ITEMS.c.letter_id)
+        .where(REPLAY_ITEMS.c.replay_id == replay_id)
+        .group_by(REPLAY_ITEMS.c.state, LETTERS.c.currency)
+    )
+    found: dict[ItemState, Worth] = {}
+    for state, currency, number, value in rows:
+        worth = Worth(number, {currency: int(value)}) if currency else Worth(number, unreadable=number)
+        found[ItemState(state)] = found.get(ItemState(state), Worth()) + worth
+    return found
 
 
 def read_replay(conn: Connection, replay_id: str) -> Replay | None:
