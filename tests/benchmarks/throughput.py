@@ -114,7 +114,7 @@ async def run(orders: int, rounds: int, long: int) -> dict[str, list[dict[str, f
             [sys.executable, "-m", "worker", "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True
         )
         assert sandbox.stdout
-        url = sandbox.stdout.readline().strip().rpartition("=")[2]
+        url = sandbox.stdout.readline().split("STRIPE_API_BASE=")[1].split()[0]
         try:
             with Progress(disable=not sys.stdout.isatty()) as progress:
                 task = progress.add_task("rounds", total=rounds * len(PEERS))

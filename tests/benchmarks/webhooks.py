@@ -310,7 +310,7 @@ def own_sandbox() -> Iterator[str]:
     )
     assert sandbox.stdout
     try:
-        yield sandbox.stdout.readline().strip().rpartition("=")[2]
+        yield sandbox.stdout.readline().split("STRIPE_API_BASE=")[1].split()[0]
     finally:
         sandbox.terminate()
         sandbox.wait()
