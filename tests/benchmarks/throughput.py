@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ async def send(shop: Shop, prefix: str, count: int) -> None:
     await asyncio.gather(*(one(number) for number in range(count)))
 
 
+def address_told(said: Iterable[str]) -> str:
+    """The address that the sandbox tells for a worker's shell."""
+    line = next(line for line in said if "STRIPE_API_BASE=" in line)
+    return line.split("STRIPE_API_BASE=")[1].split()[0]
+
+
 def processor_seconds(process: subprocess.Popen[bytes]) -> float:
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
@@ -114,7 +121,7 @@ async def run(orders: int, rounds: int, long: int) -> dict[str, list[dict[str, f
             [sys.executable, "-m", "worker", "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True
         )
         assert sandbox.stdout
-        url = sandbox.stdout.readline().split("STRIPE_API_BASE=")[1].split()[0]
+        url = address_told(sandbox.stdout)
         try:
             with Progress(disable=not sys.stdout.isatty()) as progress:
                 task = progress.add_task("rounds", total=rounds * len(PEERS))

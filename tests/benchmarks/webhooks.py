@@ -32,7 +32,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.throughput import processor_seconds
+from tests.benchmarks.throughput import address_told, processor_seconds
 from tests.harness import Shop, WorkerProcess, clean_environment, new_names, until
 from tests.stripe_story import signed
 from worker.receive_webhooks import PATH
@@ -310,7 +310,7 @@ def own_sandbox() -> Iterator[str]:
     )
     assert sandbox.stdout
     try:
-        yield sandbox.stdout.readline().split("STRIPE_API_BASE=")[1].split()[0]
+        yield address_told(sandbox.stdout)
     finally:
         sandbox.terminate()
         sandbox.wait()
