@@ -147,13 +147,13 @@ class Story:
         self.tell("refund.created", refund)
         return refund
 
-    def disputed(self, dispute_id: str = "dp_1") -> dict[str, Any]:
+    def disputed(self, dispute_id: str = "dp_1", *, status: str = "needs_response") -> dict[str, Any]:
         dispute = {
             "id": dispute_id,
             "object": "dispute",
             "amount": self.amount,
             "currency": self.currency,
-            "status": "needs_response",
+            "status": status,
             "reason": "fraudulent",
             "created": int(self.now.timestamp()),
             "payment_intent": self.payment_id,
