@@ -169,6 +169,11 @@ class Admission:
             raise
         return self._round
 
+    def pass_on_turn(self) -> None:
+        """A turn was taken, and nothing is to be asked: whoever waits longest has it."""
+        if place := self._next():
+            place.set_result(None)
+
     async def _take_turn(self, *, live: bool) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._live if live else self._retries).append(place)

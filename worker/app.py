@@ -130,7 +130,6 @@ async def run_worker(settings: Settings) -> None:
         )
         processor = OrderProcessor(
             ledger=ledger,
-            gateway=gateway,
             decider=decider,
             admission=admission,
             outgoing=outgoing,

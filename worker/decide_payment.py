@@ -12,15 +12,16 @@ stands between two ledger transactions, never inside one. What a SIGKILL leaves 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, assert_never
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from schemas import OrderCreatedData
 from worker.admission import Admission
 from worker.client_secret import ClientSecret
 from worker.errors import (
@@ -29,6 +30,7 @@ from worker.errors import (
     CallUnknown,
     LedgerUnavailable,
     ModeMismatch,
+    OrderConflict,
     SeveralIntents,
     StaleMove,
     StripeAway,
@@ -37,6 +39,7 @@ from worker.errors import (
 from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
 from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
+from worker.ledger.order_moves import Opened, Opening, Recording, open_orders, record_answers
 from worker.payment import (
     CREATE_INTENT,
     Answer,
@@ -47,7 +50,9 @@ from worker.payment import (
     PaymentEvent,
     answer_of_intent,
     answer_of_refusal,
+    conflict_with,
     event_of,
+    intent_params,
 )
 from worker.retry_policy import QUICK_TRIES, QUICK_WAIT_S
 from worker.stripe_gateway import StripeGateway
@@ -69,12 +74,26 @@ class Decided:
     secret: ClientSecret | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an order event says. cause, correlation_id, traceparent: of the event, told with the outcome."""
+
+    data: OrderCreatedData
+    cause: str | None
+    correlation_id: str | None
+    traceparent: str | None
+
+
 @dataclass(slots=True)
 class Hold:
-    """What one delivery holds while it works on a call: its claim, and its turn, which may be the one that tries."""
+    """What one delivery holds while it works on a call: its claim, and its turn, which may be the one that tries.
+
+    call: as the ledger has it now, its askings included; there once it is claimed.
+    """
 
     claim: str
     turn: int
+    call: Operation = field(init=False, repr=False)
 
 
 class PaymentDecider:
@@ -108,6 +127,33 @@ class PaymentDecider:
         self._live_claims: set[str] = set()
         self._unreleased: list[tuple[Operation, str, Mapping[str, Any]]] = []
 
+    async def decide_order(self, order: Order, *, live: bool) -> Decided:
+        """The outcome of an order, recorded. live: it comes for the first time, as far as its delivery knows.
+
+        Raises as decide does, OrderConflict and ParametersRefused.
+        """
+        params = intent_params(order.data)
+        self._gateway.check_params(params)
+        payment = None if live else await self._ledger.run(moves.read_payment, order.data.order_id)
+        if payment is None:
+            async with self._turn_and_claim(live=live) as hold:
+                if opened := await self._open(order, params, hold):
+                    return await self._decide(opened.payment, params, hold, anew=True, begun=opened.call)
+                self._admission.pass_on_turn()
+            payment = await self._ledger.run(moves.known_payment, order.data.order_id)
+        return await self._decide_known(payment, order, params)
+
+    async def _decide_known(self, payment: Payment, order: Order, params: Mapping[str, Any]) -> Decided:
+        if payment.livemode not in (None, self._gateway.livemode):
+            raise ModeMismatch(f"{payment.order_id} was decided in Stripe's other mode: {payment.payment_id}")
+        if conflict := conflict_with(payment, order.data):
+            raise OrderConflict("; ".join(f"{name}: was {was}, now {now}" for name, (was, now) in conflict.items()))
+        if not payment.is_decided:
+            return await self.decide(payment, params, live=False)
+        decided = await self.look_up(payment.order_id)
+        log.info("order.told_again", event_id=decided.event.event_id)
+        return decided
+
     async def decide(self, payment: Payment, params: Mapping[str, Any], *, live: bool, anew: bool = True) -> Decided:
         """The payment with its outcome, recorded. Another one may get there first, which is as good.
 
@@ -115,19 +161,38 @@ class PaymentDecider:
         attempt may follow one that is proven absent. Raises what leaves it undecided: CallTransient, CallUnknown,
         CallSystemic, StripeAway, LedgerUnavailable and others of errors.py.
         """
-        turn = await self._admission.turn(live=live)
-        with self._new_claim() as claim:
-            hold = Hold(claim, turn)
-            try:
-                while True:
-                    operation = await self._claim_call(payment, params, hold, anew=anew)
-                    if operation is None:
-                        return await self.look_up(payment.order_id)
-                    decided = await self._under_claim(payment, operation, hold)
-                    if decided is not None:
-                        return decided
-            finally:
-                self._admission.give_up_trial(hold.turn)
+        async with self._turn_and_claim(live=live) as hold:
+            return await self._decide(payment, params, hold, anew=anew)
+
+    async def _decide(
+        self,
+        payment: Payment,
+        params: Mapping[str, Any],
+        hold: Hold,
+        *,
+        anew: bool,
+        begun: Operation | None = None,
+    ) -> Decided:
+        """begun: the call, where it is claimed already."""
+        while call := begun or await self._claim_call(payment, params, hold, anew=anew):
+            hold.call, begun = call, None
+            if decided := await self._under_claim(payment, hold):
+                return decided
+        return await self.look_up(payment.order_id)
+
+    async def _open(self, order: Order, params: Mapping[str, Any], hold: Hold) -> Opened | None:
+        opening = Opening(
+            order=order.data,
+            cause=order.cause,
+            correlation_id=order.correlation_id,
+            traceparent=order.traceparent,
+            params=params,
+            livemode=self._gateway.livemode,
+            worker_id=self._worker_id,
+            claim=hold.claim,
+            now=self._clock(),
+        )
+        return await self._ledger.run_grouped(open_orders, opening)
 
     async def look_up(self, order_id: str) -> Decided:
         """The outcome as the ledger has it, with the event that told it first. Raises CallTransient for none."""
@@ -186,29 +251,30 @@ class PaymentDecider:
         )
         log.info("payment.canceled_before", event_id=event.event_id)
 
-    async def _under_claim(self, payment: Payment, operation: Operation, hold: Hold) -> Decided | None:
+    async def _under_claim(self, payment: Payment, hold: Hold) -> Decided | None:
         """The outcome; None where this attempt is proven to have come to nothing, and the next may start."""
         try:
-            if operation.state is OperationState.STARTED:
+            if hold.call.state is OperationState.STARTED:
                 try:
-                    answer, secret = await self._ask(payment, operation, hold)
+                    answer, secret = await self._ask(payment, hold)
                     # A crash here leaves the call started; its key brings the same answer again.
-                    return await self._record(payment, operation, answer, secret)
+                    return await self._record(payment, hold.call, answer, secret)
                 except CallUnknown as unknown:
                     if unknown.may_ask_again:
                         raise
-                    operation = await self._ledger.run(
-                        moves.mark_unknown, operation, claim=hold.claim, because=unknown.reason, now=self._clock()
+                    hold.call = await self._ledger.run(
+                        moves.mark_unknown, hold.call, claim=hold.claim, because=unknown.reason, now=self._clock()
                     )
-            return await self._settle_unknown(payment, operation, hold)
+            return await self._settle_unknown(payment, hold)
         except StaleMove:
             return await self.look_up(payment.order_id)
         except BaseException as error:
             # Nothing is recorded: whoever comes next need not wait for this claim to grow old.
-            await asyncio.shield(self._release(operation, hold.claim, error))
+            await asyncio.shield(self._release(hold.call, hold.claim, error))
             raise
 
-    async def _settle_unknown(self, payment: Payment, operation: Operation, hold: Hold) -> Decided | None:
+    async def _settle_unknown(self, payment: Payment, hold: Hold) -> Decided | None:
+        operation = hold.call
         self._admission.give_up_trial(hold.turn)  # looking takes long, and tells little of whether Stripe creates
         match await self._evidence.look_for(operation):
             case Found(intent, evidence):
@@ -227,61 +293,67 @@ class PaymentDecider:
                 )
                 return None
 
-    async def _ask(self, payment: Payment, operation: Operation, hold: Hold) -> tuple[Answer, ClientSecret | None]:
+    async def _ask(self, payment: Payment, hold: Hold) -> tuple[Answer, ClientSecret | None]:
         """What Stripe says makes of the payment. Raises what leaves it undecided."""
         try:
-            intent, secret = await self._create_intent(operation, hold)
+            intent, secret = await self._create_intent(hold)
         except CallRefused as refused:
             return answer_of_refusal(payment, refused.refusal), None
         return answer_of_intent(payment, intent), secret
 
-    async def _create_intent(self, operation: Operation, hold: Hold) -> tuple[Intent, ClientSecret | None]:
+    async def _create_intent(self, hold: Hold) -> tuple[Intent, ClientSecret | None]:
         """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
+        try:
+            return await self._send(hold)
+        except (CallTransient, CallUnknown) as error:
+            return await self._send_again(hold, error)
+
+    async def _send(self, hold: Hold) -> tuple[Intent, ClientSecret | None]:
+        async with self._admission.call():
+            hold.call = await self._still_ours_to_send(hold.call, hold.claim)
+            return await self._gateway.create_intent(hold.call)
+
+    async def _send_again(self, hold: Hold, error: WorkerError) -> tuple[Intent, ClientSecret | None]:
+        """error: what the first try came to; it is raised where no other one may help."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(QUICK_TRIES),
             wait=wait_random_exponential(multiplier=QUICK_WAIT_S, max=QUICK_WAIT_S * 4),
             retry=retry_if_exception(lambda error: _is_worth_a_quick_try(error) and not self._admission.is_away),
             reraise=True,
         )
-        before: WorkerError | None = None
         async for attempt in tries:
             with attempt:
-                if before:
-                    try:
-                        hold.turn = await self._admission.turn(live=False)
-                    except StripeAway:
-                        raise before from None  # what this order was told itself
+                if attempt.retry_state.attempt_number == 1:
+                    raise error  # that try is over
                 try:
-                    async with self._admission.call():
-                        operation = await self._still_ours_to_send(operation, hold)
-                        return await self._gateway.create_intent(operation)
-                except (CallTransient, CallUnknown) as error:
-                    before = error
+                    hold.turn = await self._admission.turn(live=False)
+                except StripeAway:
+                    raise error from None  # what this order was told itself
+                try:
+                    return await self._send(hold)
+                except (CallTransient, CallUnknown) as again:
+                    error = again
                     raise
         raise AssertionError("tenacity ended without an answer or an error")
 
-    async def _still_ours_to_send(self, operation: Operation, hold: Hold) -> Operation:
+    async def _still_ours_to_send(self, call: Operation, claim: str) -> Operation:
         """Right before sending: the key must still be good, and the ledger must have the time of this asking.
 
         Evidence is looked for around those times; a process may have been frozen, or have waited long for its turn.
         Raises CallUnknown for a key past its horizon, StaleMove where another one has taken the call over meanwhile.
         """
         now = self._clock()
-        if (now - operation.first_asked_at).total_seconds() > self._key_horizon_s:
+        if (now - call.first_asked_at).total_seconds() > self._key_horizon_s:
             raise CallUnknown("the key is past its life", reason="key_expired", may_ask_again=False)
-        if (now - operation.asks[-1]).total_seconds() > SENT_WITHIN_S:
-            return await self._ledger.run(moves.note_asking, operation, claim=hold.claim, now=now)
-        return operation
+        if (now - call.asks[-1]).total_seconds() > SENT_WITHIN_S:
+            return await self._ledger.run(moves.note_asking, call, claim=claim, now=now)
+        return call
 
-    async def _record(
-        self, payment: Payment, operation: Operation, answer: Answer, secret: ClientSecret | None
-    ) -> Decided:
+    async def _record(self, payment: Payment, call: Operation, answer: Answer, secret: ClientSecret | None) -> Decided:
         now = self._clock()
         event = event_of(answer, source=self._event_source, now=now)
         try:
-            await self._ledger.run(
-                moves.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now
-            )
+            await self._ledger.run_grouped(record_answers, Recording(payment, answer, call, event, now))
         except StaleMove:
             decided = await self.look_up(payment.order_id)
             _hold_against(decided.payment, answer.payment)
@@ -315,16 +387,18 @@ class PaymentDecider:
             await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
             del self._unreleased[0]
 
-    @contextmanager
-    def _new_claim(self) -> Iterator[str]:
+    @asynccontextmanager
+    async def _turn_and_claim(self, *, live: bool) -> AsyncIterator[Hold]:
         """A claim counts only while its delivery is at work, even where the ledger could not be told of its end."""
+        turn = await self._admission.turn(live=live)
         self._claims += 1
-        claim = f"{self._worker_id}/{self._claims}"
-        self._live_claims.add(claim)
+        hold = Hold(f"{self._worker_id}/{self._claims}", turn)
+        self._live_claims.add(hold.claim)
         try:
-            yield claim
+            yield hold
         finally:
-            self._live_claims.discard(claim)
+            self._live_claims.discard(hold.claim)
+            self._admission.give_up_trial(hold.turn)
 
 
 def _hold_against(decided: Payment, late: Payment) -> None:

@@ -36,6 +36,10 @@ class StaleMove(WorkerError):
     """Another worker moved the payment first: read it again."""
 
 
+class OrderConflict(WorkerError):
+    """The order id is taken by a payment of another amount, currency or payer."""
+
+
 class CallTransient(WorkerError):
     """Stripe did nothing: ask again later with the same key. `reason` is a word for metrics."""
 

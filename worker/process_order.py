@@ -16,7 +16,7 @@ from worker.admission import Admission
 from worker.bus.delivery import Delivery
 from worker.bus.outgoing import Outgoing
 from worker.carry_out_command import CommandDoer
-from worker.decide_payment import PaymentDecider
+from worker.decide_payment import Order, PaymentDecider
 from worker.errors import (
     AccountRefused,
     AnswerMismatch,
@@ -27,6 +27,7 @@ from worker.errors import (
     LedgerRefused,
     LedgerUnavailable,
     ModeMismatch,
+    OrderConflict,
     ParametersRefused,
     RightMissing,
     SeveralIntents,
@@ -34,24 +35,18 @@ from worker.errors import (
     Stopping,
     StripeAway,
 )
-from worker.ledger import letters, moves, requests
+from worker.ledger import letters, requests
 from worker.ledger.ledger import Ledger
 from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
-from worker.payment import conflict_with, intent_params
 from worker.publish_events import EventRelay
 from worker.read_order import CardDataFound, order_id_of, read_command_message, read_order_message
 from worker.reply_to_order import Replies
 from worker.retry_policy import rung_after, wait_after
-from worker.stripe_gateway import StripeGateway
 
 log: Final = structlog.get_logger()
 
 # Ten times an order with everything in it.
 LARGE_BODY_BYTES: Final = 16 * 1024
-
-
-class OrderConflict(Exception):
-    """The order id is taken by a payment of another amount, currency or payer."""
 
 
 class OrderProcessor:
@@ -61,7 +56,6 @@ class OrderProcessor:
         self,
         *,
         ledger: Ledger,
-        gateway: StripeGateway,
         decider: PaymentDecider,
         admission: Admission,
         outgoing: Outgoing,
@@ -71,7 +65,6 @@ class OrderProcessor:
         clock: Callable[[], datetime],
     ) -> None:
         self._ledger = ledger
-        self._gateway = gateway
         self._decider = decider
         self._admission = admission
         self._outgoing = outgoing
@@ -102,27 +95,10 @@ class OrderProcessor:
             return
         event, order = await _read(delivery)
         structlog.contextvars.bind_contextvars(order_id=order.order_id)
-        params = intent_params(order)
-        self._gateway.check_params(params)
-        payment = await self._ledger.run(
-            moves.open_payment,
-            order,
-            cause=event.id,
-            correlation_id=delivery.properties.correlation_id,
-            traceparent=event.traceparent,
-            now=self._clock(),
+        decided = await self._decider.decide_order(
+            Order(order, event.id, delivery.properties.correlation_id, event.traceparent),
+            live=delivery.deliveries == 1 and not delivery.replays,
         )
-        if payment.livemode not in (None, self._gateway.livemode):
-            raise ModeMismatch(f"{payment.order_id} was decided in Stripe's other mode: {payment.payment_id}")
-        if conflict := conflict_with(payment, order):
-            raise OrderConflict("; ".join(f"{name}: was {was}, now {now}" for name, (was, now) in conflict.items()))
-        if payment.is_decided:
-            decided = await self._decider.look_up(payment.order_id)
-            log.info("order.told_again", event_id=decided.event.event_id)
-        else:
-            decided = await self._decider.decide(
-                payment, params, live=delivery.deliveries == 1 and not delivery.replays
-            )
         await self._relay.tell(decided.event)
         await self._replies.answer(delivery, decided.payment, decided.secret)
 

@@ -16,6 +16,7 @@ from worker.bus.outgoing import Outgoing
 from worker.errors import BusUnavailable, LedgerUnavailable, Unroutable
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
+from worker.ledger.order_moves import Published, mark_published
 from worker.payment import PaymentEvent
 from worker.telemetry import Metrics
 
@@ -56,7 +57,7 @@ class EventRelay:
             self._note(event, error)
             return False
         self._noted.pop(event.event_id, None)
-        await self._ledger.run(moves.mark_published, event.event_id, now=self._clock())
+        await self._ledger.run_grouped(mark_published, Published(event.event_id, self._clock()))
         self._metrics.events.labels(event.type, "published").inc()
         return True
 

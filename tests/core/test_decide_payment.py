@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.order_created import read_order
+from tests.ledger import alone
 from worker.admission import FAILED_IN_A_ROW, Admission
 from worker.client_secret import ClientSecret
 from worker.decide_payment import Decided, PaymentDecider
@@ -87,7 +88,7 @@ async def payment(ledger: Ledger) -> Payment:
     now = datetime.now(UTC)
     await ledger.run(moves.sign_of_life, "w-1", now=now)
     order = read_order({"order_id": "o-1", "amount": "99.99"})
-    return await ledger.run(moves.open_payment, order, cause=None, correlation_id=None, traceparent=None, now=now)
+    return await ledger.run(alone.open_payment, order, cause=None, correlation_id=None, traceparent=None, now=now)
 
 
 async def record_another(ledger: Ledger, payment: Payment, operation: Operation, payment_id: str) -> None:
@@ -95,7 +96,7 @@ async def record_another(ledger: Ledger, payment: Payment, operation: Operation,
     now = datetime.now(UTC)
     answer = answer_of_intent(payment, intent(payment_id))
     event = event_of(answer, source="payment-worker", now=now)
-    await ledger.run(moves.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now)
+    await ledger.run(alone.record_answer, before=payment, answer=answer, operation=operation, event=event, now=now)
 
 
 async def test_a_late_answer_that_tells_of_the_same_intent_is_as_good(

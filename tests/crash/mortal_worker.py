@@ -41,6 +41,8 @@ TRACED = (
     "publish_events.py",
     "reply_to_order.py",
     "moves.py",
+    "order_moves.py",
+    "given.py",
     "outgoing.py",
     "publisher.py",
     "delivery.py",

@@ -148,8 +148,8 @@ async def test_orders_killed_round_any_effect_and_sent_again_with_keys_too_old_a
 @pytest.mark.parametrize(
     ("dies_after", "files"),
     [
-        ("create_intent(operation)", ("resolve_unknown.py",)),
-        ("moves.record_answer", ("publish_events.py", "bus/outgoing.py", "bus/publisher.py")),
+        ("create_intent(hold.call)", ("resolve_unknown.py",)),
+        ("run_grouped(record_answers", ("publish_events.py", "bus/outgoing.py", "bus/publisher.py")),
     ],
     ids=["resolver", "relay"],
 )

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.harness import Shop, WorkerProcess, on_terminal, run_cli, until
-from tests.ledger import letter_steps, steps
+from tests.ledger import alone, letter_steps, steps
 from tests.stripe_story import Story
 from worker.admission import CREATE
 from worker.bus.queue_depths import queue_depths
@@ -669,7 +669,7 @@ def dispute(dispute_id: str, status: str, *, due_in: timedelta) -> Dispute:
 async def paid(ledger: Ledger, order_id: str, *became: Refund | Dispute) -> None:
     """A payment, told of long ago, and what became of it."""
     event = await steps.decide(ledger, order_id)
-    await ledger.run(moves.mark_published, event.event_id, now=ago(0))
+    await ledger.run(alone.mark_published, event.event_id, now=ago(0))
     for each in became:
         table = REFUNDS if isinstance(each, Refund) else DISPUTES
         await steps.execute(ledger, sa.insert(table).values(order_id=order_id, **asdict(each)))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from schemas import OrderCreatedData
 from schemas.order_created import read_order
+from tests.ledger import alone
 from worker.errors import Refusal
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
@@ -48,7 +49,7 @@ def order(order_id: str = "o-1", **fields: Any) -> OrderCreatedData:
 
 async def open_payment(ledger: Ledger, order_id: str = "o-1", **fields: Any) -> Payment:
     return await ledger.run(
-        moves.open_payment,
+        alone.open_payment,
         order(order_id, **fields),
         cause="e-1",
         correlation_id="c-1",
@@ -121,7 +122,7 @@ async def record(
 ) -> PaymentEvent:
     answer = answer or intent_answer(before)
     told = told or event(answer, now=now)
-    await ledger.run(moves.record_answer, before=before, answer=answer, operation=operation, event=told, now=now)
+    await ledger.run(alone.record_answer, before=before, answer=answer, operation=operation, event=told, now=now)
     return told
 
 

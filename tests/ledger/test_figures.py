@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.ledger import letter_steps, steps
+from tests.ledger import alone, letter_steps, steps
 from tests.ledger.steps import HORIZON_S, NOW, claim, decide, later, open_payment, record, refusal_answer
 from worker.ledger import figures, moves, one_payment, turns
 from worker.ledger.figures import HeldUp, MoneyFigures
@@ -238,7 +238,7 @@ async def test_a_life_ends_with_the_answer_and_the_event_told_or_not(ledger: Led
     await steps.execute(ledger, sa.insert(EVENTS).values(another))
 
     life = await ledger.run(one_payment.payment_life, "o-1")
-    await ledger.run(moves.mark_published, event.event_id, now=later(9))
+    await ledger.run(alone.mark_published, event.event_id, now=later(9))
     told = await ledger.run(one_payment.payment_life, "o-1")
 
     assert life is not None

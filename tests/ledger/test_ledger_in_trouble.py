@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.ledger import steps
+from tests.ledger import alone, steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, claim, open_payment, record
 from worker.errors import LedgerRefused, LedgerUnavailable, StaleMove
@@ -64,7 +64,7 @@ async def test_a_move_that_fails_among_many_fails_alone(ledger: Ledger) -> None:
         raise KeyError("a bug in a move")
 
     def writes_and_breaks(conn: sa.Connection) -> None:
-        moves.open_payment(conn, steps.order("undone"), **steps.UNNAMED, now=NOW)
+        alone.open_payment(conn, steps.order("undone"), **steps.UNNAMED, now=NOW)
         raise ZeroDivisionError
 
     ends = await asyncio.wait_for(
@@ -291,10 +291,10 @@ async def test_postgresql_that_stops_in_the_middle_of_a_move_undoes_it(postgres:
     inside, stopped = threading.Event(), threading.Event()
 
     def halts(conn: sa.Connection) -> None:
-        moves.open_payment(conn, steps.order("half"), **steps.UNNAMED, now=NOW)
+        alone.open_payment(conn, steps.order("half"), **steps.UNNAMED, now=NOW)
         inside.set()
         stopped.wait(60)
-        moves.open_payment(conn, steps.order("other-half"), **steps.UNNAMED, now=NOW)
+        alone.open_payment(conn, steps.order("other-half"), **steps.UNNAMED, now=NOW)
 
     async with Ledger(url) as ledger:
         running = asyncio.create_task(ledger.run(halts))

@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from schemas import AmqpProperties
+from tests.ledger import alone
 from tests.ledger import letter_steps as steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.letter_steps import OPERATOR, land, land_again, land_many, landing_of, letter, state_of
 from tests.ledger.steps import NOW, decide, execute, later, rows
 from worker.errors import LedgerRefused, StaleMove
-from worker.ledger import letter_figures, letter_moves, letters, moves
+from worker.ledger import letter_figures, letter_moves, letters
 from worker.ledger.acts import Act, history
 from worker.ledger.ledger import Ledger
 from worker.ledger.letter_figures import LetterGroup, Worth
@@ -245,7 +246,7 @@ async def test_an_outcome_that_nobody_has_heard_of_yet_is_not_called_told(ledger
         assert await steps.resolve(ledger)
         assert (await rows(ledger, ACTS))[-1]["why"] == expected
         assert (await rows(ledger, REPLAY_ITEMS))[-1]["said"] == expected
-        await ledger.run(moves.mark_published, told.event_id, now=later(1))
+        await ledger.run(alone.mark_published, told.event_id, now=later(1))
         await land_again(ledger, landing_id=replay_id)
 
 

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from tests.ledger import letter_steps, steps
+from tests.ledger import alone, letter_steps, steps
 from worker.errors import ConfigurationError, LedgerUnavailable
 from worker.ledger import letters, moves, replays
 from worker.ledger.ledger import open_engine
@@ -369,7 +369,7 @@ def test_an_operation_of_0002_may_be_answered(filled_at_0002: Engine) -> None:
         (operation,) = moves.operations_of(conn, "o-open")
         answer = steps.intent_answer(payment)
         arguments = {"before": payment, "answer": answer, "operation": operation, "event": steps.event(answer)}
-        moves.record_answer(conn, **arguments, now=steps.NOW)
+        alone.record_answer(conn, **arguments, now=steps.NOW)
         assert moves.read_payment(conn, "o-open") == answer.payment
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.ledger import steps
+from tests.ledger import alone, steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, PARAMS, TTL_S, claim, event, intent_answer, later, open_payment, record, start_call
 from worker.errors import LedgerRefused, StaleMove
@@ -67,12 +67,12 @@ async def test_an_opened_payment_reads_back_as_it_is_after_it_was_decided(ledger
 async def test_who_asked_for_the_payment_first_is_kept_whoever_asks_again(ledger: Ledger) -> None:
     await open_payment(ledger)
     others = {"cause": "e-2", "correlation_id": "c-2", "traceparent": "00-other"}
-    again = await ledger.run(moves.open_payment, steps.order(), **others, now=later(1))
+    again = await ledger.run(alone.open_payment, steps.order(), **others, now=later(1))
     assert (again.cause, again.correlation_id, again.traceparent) == ("e-1", "c-1", "00-trace")
 
 
 async def test_a_payment_that_was_asked_for_without_a_name_stays_so(ledger: Ledger) -> None:
-    await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=NOW)
+    await ledger.run(alone.open_payment, steps.order(), **steps.UNNAMED, now=NOW)
     assert await open_payment(ledger) == replace(OPENED, **steps.UNNAMED)
 
 
@@ -298,7 +298,7 @@ async def test_an_answer_to_a_payment_that_has_moved_meanwhile_is_stale(ledger: 
     payment = await open_payment(ledger)
     operation = await claim(ledger)
     first = await record(ledger, payment, operation)
-    with pytest.raises(StaleMove, match="o-1 has moved past 0"):
+    with pytest.raises(StaleMove, match="o-1 has moved meanwhile"):
         await record(ledger, payment, operation, steps.refusal_answer(payment))
     assert await ledger.run(moves.read_payment, "o-1") == intent_answer(payment).payment
     assert await ledger.run(moves.events_of, "o-1") == [first]
@@ -358,7 +358,7 @@ async def test_untold_events_come_oldest_first_up_to_a_time_and_a_number(ledger:
 
     assert await untold() == ["o-2", "o-3", "o-1"]
     assert await untold(2) == ["o-2", "o-3"]
-    await ledger.run(moves.mark_published, "o-3/payment/1", now=later(4))
+    await ledger.run(alone.mark_published, "o-3/payment/1", now=later(4))
     assert await untold() == ["o-2", "o-1"]
 
 
@@ -378,13 +378,13 @@ async def test_untold_events_come_page_by_page_each_once_even_if_staged_at_the_s
 async def test_the_first_time_that_an_event_was_published_counts(ledger: Ledger) -> None:
     told = await steps.decide(ledger)
     for second in (1, 2):
-        await ledger.run(moves.mark_published, told.event_id, now=later(second))
+        await ledger.run(alone.mark_published, told.event_id, now=later(second))
     (row,) = await steps.rows(ledger, EVENTS)
     assert row["published_at"] == later(1)
 
 
 async def test_marking_an_event_that_is_not_there_does_nothing(ledger: Ledger) -> None:
-    await ledger.run(moves.mark_published, "nothing", now=NOW)
+    await ledger.run(alone.mark_published, "nothing", now=NOW)
     assert await steps.rows(ledger, EVENTS) == []
 
 
@@ -408,7 +408,7 @@ async def test_the_backlog_counts_what_waits_and_since_when(ledger: Ledger) -> N
     await open_payment(ledger, "o-3")
     await claim(ledger, "o-3", now=later(7))
     assert await ledger.run(moves.backlog) == moves.Backlog(2, later(3), 1, later(7))
-    await ledger.run(moves.mark_published, told.event_id, now=later(8))
+    await ledger.run(alone.mark_published, told.event_id, now=later(8))
     assert await ledger.run(moves.backlog) == moves.Backlog(1, later(5), 1, later(7))
 
 
@@ -483,13 +483,13 @@ async def test_the_row_beside_the_impossible_ones_is_possible(
 
 async def test_a_naive_time_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerRefused, match="a naive time reached the ledger"):
-        await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
+        await ledger.run(alone.open_payment, steps.order(), **steps.UNNAMED, now=datetime(2026, 1, 31))  # noqa: DTZ001 - the point
     assert await steps.rows(ledger, PAYMENTS) == []
 
 
 async def test_a_time_comes_back_aware_and_in_utc_whatever_its_zone_was(ledger: Ledger) -> None:
     tokyo = datetime(2026, 1, 31, 21, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
-    await ledger.run(moves.open_payment, steps.order(), **steps.UNNAMED, now=tokyo)
+    await ledger.run(alone.open_payment, steps.order(), **steps.UNNAMED, now=tokyo)
     (row,) = await steps.rows(ledger, PAYMENTS)
     assert row["opened_at"] == tokyo
     assert row["opened_at"].tzinfo is UTC

@@ -209,7 +209,7 @@ async def test_an_attempt_that_has_ended_absent_cannot_be_answered(ledger: Ledge
     await end_absent(ledger, first)
     second = await claim(ledger)
     before = await steps.rows(ledger, PAYMENTS), await steps.rows(ledger, OPERATIONS)
-    with pytest.raises(StaleMove, match="o-1: the call has ended already"):
+    with pytest.raises(StaleMove, match="o-1 has ended its call already"):
         await record(ledger, payment, first)
     assert (await steps.rows(ledger, PAYMENTS), await steps.rows(ledger, OPERATIONS)) == before
     assert await steps.rows(ledger, EVENTS) == []

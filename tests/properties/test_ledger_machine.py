@@ -16,6 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from sqlalchemy.engine import Connection, Engine
 
 from schemas.order_created import read_order
+from tests.ledger import alone
 from tests.properties.strategies import PROFILE
 from worker.errors import Refusal, StaleMove
 from worker.ledger import moves
@@ -182,7 +183,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def opened(self, order_id: str) -> Payment:
         order = read_order({"order_id": order_id, "amount": "99.99"})
         with self.transaction() as conn:
-            return moves.open_payment(conn, order, cause="e", correlation_id=None, traceparent=None, now=self.now)
+            return alone.open_payment(conn, order, cause="e", correlation_id=None, traceparent=None, now=self.now)
 
     def started(
         self, worker: Worker, claim: str, order_id: str, params: dict[str, Any], *, live_claims: Collection[str]
@@ -296,7 +297,7 @@ class LedgerMachine(RuleBasedStateMachine):
         is_expected = is_first and call.attempt == held.operation.attempt and call.state in OPEN_STATES
         try:
             with self.transaction() as conn:
-                moves.record_answer(
+                alone.record_answer(
                     conn, before=held.payment, answer=answer, operation=held.operation, event=event, now=self.now
                 )
         except StaleMove:

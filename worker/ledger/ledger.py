@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -21,9 +22,14 @@ from worker.errors import LedgerRefused, LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Row = TypeVar("Row")
 
-# SQLite has one writer at a time anyway; waiting moves share its next transaction and its one fsync.
-SQLITE_BATCH: Final = 128
+# Moves that wait at the same moment share one transaction and its one fsync: no more than these.
+BATCH: Final = 128
+# After a batch of at least BUSY moves as many follow in a moment: worth waiting for, as PostgreSQL's own commit_delay
+# waits. Source: https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY.
+BUSY: Final = 8
+GATHER_S: Final = 0.005
 # As many transactions as a handful of cores can turn over; more would only queue inside PostgreSQL.
 POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
@@ -40,10 +46,21 @@ GIVE_WAY_S: Final = 0.12
 _SECRET_PARAMETERS: Final = ("password", "sslpassword")
 
 
-class Ledger:
-    """Runs moves, each in a transaction: `await ledger.run(moves.open_payment, order, now=now)`.
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A move that waits for the next batch: of one caller, or of a group, with this caller's row."""
 
-    On SQLite, moves that wait at the same moment share one transaction; if it fails, each is run alone.
+    move: Callable[..., Any]
+    answer: asyncio.Future[Any]
+    is_grouped: bool = False
+    row: Any = None
+
+
+class Ledger:
+    """Runs moves, each in a transaction: `await ledger.run(moves.read_payment, order_id)`.
+
+    What waits at the same moment shares one transaction, all moves on SQLite and those of groups on PostgreSQL; if it
+    fails, each is run alone. Nobody has an answer before the commit.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,16 +69,17 @@ class Ledger:
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         lanes = 1 if self._is_sqlite else POSTGRES_LANES
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="ledger")
-        self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Waiting] = []
         self._running: set[asyncio.Future[Any]] = set()
         self._writing: asyncio.Task[None] | None = None
+        self._answer_timeout_s = None if self._is_sqlite else ANSWER_TIMEOUT_S
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._writing:
-            await self._writing
+            await asyncio.wait([self._writing], timeout=None if self._is_sqlite else CLOSE_TIMEOUT_S)
         # A server that is frozen answers no thread of ours, ever: then they are left behind.
         self._threads.shutdown(wait=False)
         if self._running:
@@ -76,21 +94,21 @@ class Ledger:
         LedgerRefused where it refuses the row, and whatever the move raises (nothing is written then).
         """
         bound = partial(_bind, move, args, kwargs)
-        if not self._is_sqlite:
-            loop = asyncio.get_running_loop()
-            try:
-                running = loop.run_in_executor(self._threads, self._commit_one, bound)
-                self._running.add(running)
-                running.add_done_callback(self._running.discard)
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await asyncio.shield(running)
-            except TimeoutError:  # a server that is frozen closes no connection
-                raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
+        if self._is_sqlite:
+            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            await self._wait_for_batch(_Waiting(bound, future))
+            return future.result()
+        return await self._on_a_thread(self._commit_one, bound)
+
+    async def run_grouped(self, move: Callable[[Connection, Sequence[Row]], Sequence[T]], row: Row) -> T:
+        """A group's move, with the row of this caller: all that wait for the same move are moved by it at once.
+
+        The move has one answer for each row, in their order, or raises and has written nothing: then each row is moved
+        alone. Raises as run does.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((bound, future))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_waiting(), name="ledger-writer")
-        return await future
+        await self._wait_for_batch(_Waiting(move, future, is_grouped=True, row=row))
+        return future.result()
 
     async def run_long(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As run, in a transaction of its own, for a move of very many rows: only its statements have a time limit."""
@@ -105,39 +123,61 @@ class Ledger:
         if self._is_sqlite:
             await asyncio.sleep(GIVE_WAY_S)
 
+    async def _wait_for_batch(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting(), name="ledger-writer")
+        await waiting.answer
+
     async def _write_waiting(self) -> None:
-        loop = asyncio.get_running_loop()
+        size = 0
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:SQLITE_BATCH], self._waiting[SQLITE_BATCH:]
+                if size >= BUSY and len(self._waiting) < BATCH:
+                    await asyncio.sleep(GATHER_S)
+                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                size = len(batch)
                 try:
-                    answers = await loop.run_in_executor(self._threads, self._commit_all, [move for move, _ in batch])
-                except RuntimeError:  # the threads take nothing any more; nobody may wait for ever
-                    answers = [LedgerUnavailable("the ledger is closed") for _ in batch]
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():  # its delivery was cancelled meanwhile; the move stands all the same
+                    answers = await self._on_a_thread(self._commit_all, batch)
+                except (LedgerUnavailable, RuntimeError) as error:  # the second one: the threads take nothing any more
+                    why = error if isinstance(error, LedgerUnavailable) else "the ledger is closed"
+                    answers = [LedgerUnavailable(str(why)) for _ in batch]
+                for waiting, answer in zip(batch, answers, strict=True):
+                    if waiting.answer.done():  # its delivery was cancelled meanwhile; the move stands all the same
                         continue
                     if isinstance(answer, BaseException):
-                        future.set_exception(answer)
+                        waiting.answer.set_exception(answer)
                     else:
-                        future.set_result(answer)
+                        waiting.answer.set_result(answer)
         finally:
             self._writing = None
 
-    def _commit_all(self, batch: Sequence[Callable[[Connection], Any]]) -> list[Any]:
+    async def _on_a_thread(self, commit: Callable[[Any], T], what: object) -> T:
+        """Raises LedgerUnavailable for a server that does not answer: one that is frozen closes no connection."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, commit, what)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                return await asyncio.shield(running)
+        except TimeoutError:
+            raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
+
+    def _commit_all(self, batch: Sequence[_Waiting]) -> list[Any]:
         if len(batch) > 1:
             # Any failure undoes all of them, so that none is half done; one by one finds whose it was.
             try:
                 with self.engine.begin() as conn:
-                    return [move(conn) for move in batch]
-            except sa.exc.OperationalError as error:  # locked, full: so for each of them, and each would wait as long
-                return [LedgerUnavailable(_told(error)) for _ in batch]
+                    return _move_all(conn, batch)
+            except sa.exc.OperationalError as error:
+                if not _is_of_others(error):  # locked, full, away: so for each of them, and each would wait as long
+                    return [LedgerUnavailable(_told(error)) for _ in batch]
             except Exception:  # noqa: BLE001, S110 - it comes again below, and goes to the delivery that asked
                 pass
         answers: list[Any] = []
-        for move in batch:
+        for waiting in batch:
             try:
-                answers.append(self._commit_one(move))
+                answers.extend(self._commit_one(partial(_move_all, batch=[waiting])))
             except Exception as error:  # noqa: BLE001 - handed to the delivery that asked
                 answers.append(error)
         return answers
@@ -235,6 +275,26 @@ def _begin(conn: Connection) -> None:
 
 def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], conn: Connection) -> T:
     return move(conn, *args, **kwargs)
+
+
+def _move_all(conn: Connection, batch: Sequence[_Waiting]) -> list[Any]:
+    """Each one's answer. The moves of one moment have no order among them, so a group is moved at once."""
+    answers: list[Any] = [None] * len(batch)
+    groups: dict[Callable[..., Any], list[int]] = {}
+    for place, waiting in enumerate(batch):
+        if waiting.is_grouped:
+            groups.setdefault(waiting.move, []).append(place)
+        else:
+            answers[place] = waiting.move(conn)
+    for move, places in groups.items():
+        for place, answer in zip(places, move(conn, [batch[each].row for each in places]), strict=True):
+            answers[place] = answer
+    return answers
+
+
+def _is_of_others(error: sa.exc.OperationalError) -> bool:
+    """Whether one row of the group met somebody else's transaction: PostgreSQL tells of a lock held, or a deadlock."""
+    return getattr(error.orig, "sqlstate", None) in ("55P03", "40P01")
 
 
 def _is_of_the_row(error: sa.exc.SQLAlchemyError) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from worker.ledger import inbox, moves
 from worker.ledger.moves import insert_or_update
+from worker.ledger.order_moves import stage_events
 from worker.ledger.schema import DISPUTES, EVENTS, LIVES, PAYMENTS, REFUNDS
 from worker.payment import Payment, PaymentEvent
 from worker.payment_command import CommandKind, Request
@@ -178,7 +179,7 @@ def tell(
         event_id = telling_id(life.payment.order_id, telling)
         if conn.scalar(_IS_TOLD, {"event_id": event_id}) is None:
             life, event = event_of_telling(life, telling, cause=cause, source=source, correlation_id=correlation_id)
-            moves.stage_event(conn, event, now=now)
+            stage_events(conn, [(event, now)])
             staged.append(event)
     return life, staged
 

@@ -11,22 +11,19 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from schemas import OrderCreatedData
 from worker.errors import StaleMove
+from worker.ledger.given import insert_into
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, REQUESTS, WORKERS
 from worker.payment import (
     CREATE_INTENT,
-    Answer,
     Operation,
     OperationState,
     Payment,
     PaymentEvent,
     PaymentState,
     idempotency_key,
-    may_move,
 )
 from worker.payment_command import CommandKind, RequestState
 
@@ -67,59 +64,15 @@ class Ended:
     """There is nothing to ask: somebody else has the answer already, or no other attempt may follow."""
 
 
-def open_payment(
-    conn: Connection,
-    order: OrderCreatedData,
-    *,
-    cause: str | None,
-    correlation_id: str | None,
-    traceparent: str | None,
-    now: datetime,
-) -> Payment:
-    """The order's payment; made if this is the first time the order is seen.
-
-    cause, correlation_id, traceparent: of the event that brings the order; the first one's are told with the outcome.
-    """
-    payment = Payment(
-        order_id=order.order_id,
-        state=PaymentState.OPEN,
-        amount_minor=order.amount_minor,
-        currency=order.currency,
-        customer_id=order.customer_id,
-        stripe_account=order.stripe_account,
-        payment_id=None,
-        status=None,
-        livemode=None,
-        sequence=0,
-        cause=cause,
-        correlation_id=correlation_id,
-        traceparent=traceparent,
-    )
-    made = insert_if_absent(
-        conn,
-        PAYMENTS,
-        {
-            "order_id": payment.order_id,
-            "state": payment.state,
-            "amount_minor": payment.amount_minor,
-            "currency": payment.currency,
-            "customer_id": payment.customer_id,
-            "stripe_account": payment.stripe_account,
-            "sequence": 0,
-            "cause": cause,
-            "correlation_id": correlation_id,
-            "traceparent": traceparent,
-            "opened_at": now,
-            "moved_at": now,
-        },
-    )
-    return payment if made else read_payment(conn, order.order_id) or payment
-
-
 def read_payment(conn: Connection, order_id: str) -> Payment | None:
     """The payment of an order, if it was ever opened."""
     row = conn.execute(_READ_PAYMENT, {"order_id": order_id}).first()
     return _payment(row) if row else None
+
+
+def known_payment(conn: Connection, order_id: str) -> Payment:
+    """The payment of an order that was opened, which is for ever."""
+    return _payment(conn.execute(_READ_PAYMENT, {"order_id": order_id}).one())
 
 
 def start_call(  # noqa: PLR0911 - one line for each state of the call, read as a table
@@ -148,7 +101,7 @@ def start_call(  # noqa: PLR0911 - one line for each state of the call, read as 
     """
     if over := _why_not_to_ask(conn, order_id):
         return over
-    first = _frozen(order_id, kind, 1, params, stripe_account, livemode=livemode, now=now)
+    first = frozen_call(order_id, kind, 1, params, stripe_account, livemode=livemode, now=now)
     if _insert_operation(conn, first, worker_id=worker_id, claim=claim):
         return Claimed(first)
     row = conn.execute(
@@ -162,7 +115,7 @@ def start_call(  # noqa: PLR0911 - one line for each state of the call, read as 
     if before.livemode not in (None, livemode):
         return OtherMode()
     if before.state is OperationState.ABSENT and anew:
-        after = _frozen(
+        after = frozen_call(
             order_id, kind, before.attempt + 1, before.params, before.stripe_account, livemode=livemode, now=now
         )
         made = _insert_operation(conn, after, worker_id=worker_id, claim=claim)
@@ -223,7 +176,7 @@ def release_claim(
     values: dict[str, Any] = {"claimed_by": None, "claim": None}
     if failure:
         kept = conn.scalar(sa.select(OPERATIONS.c.failures).where(is_ours))
-        values["failures"] = _json([*json.loads(kept or "[]"), failure][-MOST_KEPT:])
+        values["failures"] = json_text([*json.loads(kept or "[]"), failure][-MOST_KEPT:])
     conn.execute(sa.update(OPERATIONS).where(is_ours).values(values))
 
 
@@ -245,7 +198,7 @@ def end_absent(
     values = {
         "state": OperationState.ABSENT,
         "answered_at": now,
-        "evidence": _json(evidence),
+        "evidence": json_text(evidence),
         "claimed_by": None,
         "claim": None,
     }
@@ -275,65 +228,6 @@ def operations_of(conn: Connection, order_id: str) -> Sequence[Operation]:
         .order_by(OPERATIONS.c.first_asked_at, OPERATIONS.c.attempt)
     )
     return [_operation(row) for row in rows]
-
-
-def record_answer(
-    conn: Connection, *, before: Payment, answer: Answer, operation: Operation, event: PaymentEvent, now: datetime
-) -> None:
-    """The payment's move, the operation's end and the event, all or nothing.
-
-    Raises StaleMove where the payment has moved since `before` was read: nothing is written.
-    """
-    after = answer.payment
-    if not may_move(before.state, after.state):
-        raise StaleMove(f"{before.order_id}: {before.state} may not become {after.state}")
-    moved = conn.execute(
-        _MOVE_PAYMENT,
-        {
-            "b_order_id": before.order_id,
-            "b_sequence": before.sequence,
-            "state": after.state,
-            "payment_id": after.payment_id,
-            "status": after.status,
-            "livemode": after.livemode,
-            "sequence": after.sequence,
-            "moved_at": now,
-        },
-    )
-    if moved.rowcount != 1:
-        raise StaleMove(f"{before.order_id} has moved past {before.sequence}")
-    ended = conn.execute(
-        _END_OPERATION,
-        {
-            "b_order_id": operation.order_id,
-            "b_kind": operation.kind,
-            "b_attempt": operation.attempt,
-            "state": answer.ends,
-            "answered_at": now,
-            "request_id": answer.request_id,
-            "evidence": _json(answer.evidence),
-        },
-    )
-    if ended.rowcount != 1:
-        raise StaleMove(f"{before.order_id}: the call has ended already")
-    stage_event(conn, event, now=now)
-
-
-def stage_event(conn: Connection, event: PaymentEvent, *, now: datetime) -> None:
-    """Keep an event to be told."""
-    conn.execute(
-        _STAGE_EVENT,
-        {
-            "event_id": event.event_id,
-            "order_id": event.order_id,
-            "sequence": event.sequence,
-            "type": event.type,
-            "body": event.body,
-            "correlation_id": event.correlation_id,
-            "traceparent": event.traceparent,
-            "staged_at": now,
-        },
-    )
 
 
 def events_of(conn: Connection, order_id: str) -> Sequence[PaymentEvent]:
@@ -378,14 +272,9 @@ def past_events(
     return [_event(row) for row in rows], (last.staged_at, last.order_id, last.sequence) if last else None
 
 
-def mark_published(conn: Connection, event_id: str, *, now: datetime) -> None:
-    """The broker has confirmed the event, and some queue has it. The first time counts."""
-    conn.execute(_MARK_PUBLISHED, {"b_event_id": event_id, "published_at": now})
-
-
 def sign_of_life(conn: Connection, worker_id: str, *, now: datetime) -> None:
     """This worker's claims stay its own."""
-    seen = _insert(conn, WORKERS).values(worker_id=worker_id, seen_at=now)
+    seen = insert_into(conn.dialect.name, WORKERS).values(worker_id=worker_id, seen_at=now)
     conn.execute(seen.on_conflict_do_update(index_elements=["worker_id"], set_={"seen_at": now}))
 
 
@@ -418,18 +307,15 @@ def backlog(conn: Connection) -> Backlog:
     return Backlog(events[0], events[1], calls[0], calls[1])
 
 
-def _insert(conn: Connection, table: sa.Table) -> Any:
-    """INSERT … ON CONFLICT is spelled alike in both dialects, but built by each of them."""
-    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
-
-
 def insert_if_absent(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
     """Whether the row was not there, and is now.
 
     No index is named: told of one, PostgreSQL fails where another insert of the same instant is first seen in a
     second one. Source: https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT.
     """
-    made = conn.execute(_insert(conn, table).on_conflict_do_nothing().returning(*table.primary_key.columns), row)
+    made = conn.execute(
+        insert_into(conn.dialect.name, table).on_conflict_do_nothing().returning(*table.primary_key.columns), row
+    )
     return made.first() is not None
 
 
@@ -450,43 +336,40 @@ def freeze_call(
     now: datetime,
 ) -> Operation:
     """Key and parameters of a call that nobody need claim: whoever asks, asks the same. Those frozen first count."""
-    operation = _frozen(order_id, kind, attempt, params, stripe_account, livemode=livemode, now=now)
+    operation = frozen_call(order_id, kind, attempt, params, stripe_account, livemode=livemode, now=now)
     _insert_operation(conn, operation, worker_id=None, claim=None)
     return operation
 
 
 def insert_or_update(conn: Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
     """The row as it is now, whether it was there or not."""
-    insert = _insert(conn, table)
+    insert = insert_into(conn.dialect.name, table)
     keys = [column.name for column in table.primary_key.columns]
     changed = {name: insert.excluded[name] for name in row if name not in keys}
     conn.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), row)
 
 
-def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str | None, claim: str | None) -> bool:
-    return insert_if_absent(
-        conn,
-        OPERATIONS,
-        {
-            "order_id": operation.order_id,
-            "kind": operation.kind,
-            "attempt": operation.attempt,
-            "idempotency_key": operation.idempotency_key,
-            "params": _json(operation.params),
-            "stripe_account": operation.stripe_account,
-            "livemode": operation.livemode,
-            "state": OperationState.STARTED,
-            "claimed_by": worker_id,
-            "claim": claim,
-            "first_asked_at": operation.first_asked_at,
-            "last_asked_at": operation.first_asked_at,
-            "asked": 1,
-            "asks": times_json(operation.asks),
-        },
-    )
+def operation_row(operation: Operation, *, worker_id: str | None, claim: str | None) -> dict[str, Any]:
+    """The row of a call that has just been started."""
+    return {
+        "order_id": operation.order_id,
+        "kind": operation.kind,
+        "attempt": operation.attempt,
+        "idempotency_key": operation.idempotency_key,
+        "params": json_text(operation.params),
+        "stripe_account": operation.stripe_account,
+        "livemode": operation.livemode,
+        "state": OperationState.STARTED,
+        "claimed_by": worker_id,
+        "claim": claim,
+        "first_asked_at": operation.first_asked_at,
+        "last_asked_at": operation.first_asked_at,
+        "asked": 1,
+        "asks": times_json(operation.asks),
+    }
 
 
-def _frozen(
+def frozen_call(
     order_id: str,
     kind: str,
     attempt: int,
@@ -496,8 +379,13 @@ def _frozen(
     livemode: bool,
     now: datetime,
 ) -> Operation:
+    """A call with its key, begun now."""
     key = idempotency_key(order_id, kind, attempt)
     return Operation(order_id, kind, attempt, key, params, stripe_account, now, asks=(now,), livemode=livemode)
+
+
+def _insert_operation(conn: Connection, operation: Operation, *, worker_id: str | None, claim: str | None) -> bool:
+    return insert_if_absent(conn, OPERATIONS, operation_row(operation, worker_id=worker_id, claim=claim))
 
 
 def _change_open(conn: Connection, operation: Operation, *, claim: str, values: Mapping[str, Any]) -> None:
@@ -538,12 +426,13 @@ def _operation(row: Row[Any]) -> Operation:
     )
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as the ledger's columns of JSON hold it."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def times_json(times: Sequence[datetime]) -> str:
-    return _json([moment.isoformat() for moment in times])
+    return json_text([moment.isoformat() for moment in times])
 
 
 def _payment(row: Row[Any]) -> Payment:
@@ -578,27 +467,6 @@ def _event(row: Row[Any]) -> PaymentEvent:
 
 # Built once: SQLAlchemy then compiles each a single time and only binds values on the road.
 _READ_PAYMENT = sa.select(PAYMENTS).where(PAYMENTS.c.order_id == sa.bindparam("order_id"))
-_MOVE_PAYMENT = (
-    sa.update(PAYMENTS)
-    .where(PAYMENTS.c.order_id == sa.bindparam("b_order_id"), PAYMENTS.c.sequence == sa.bindparam("b_sequence"))
-    .values(
-        {name: sa.bindparam(name) for name in ("state", "payment_id", "status", "livemode", "sequence", "moved_at")}
-    )
-)
-_END_OPERATION = (
-    sa.update(OPERATIONS)
-    .where(
-        OPERATIONS.c.order_id == sa.bindparam("b_order_id"),
-        OPERATIONS.c.kind == sa.bindparam("b_kind"),
-        OPERATIONS.c.attempt == sa.bindparam("b_attempt"),
-        OPERATIONS.c.state.in_((OperationState.STARTED, OperationState.UNKNOWN)),
-    )
-    .values(
-        {name: sa.bindparam(name) for name in ("state", "answered_at", "request_id", "evidence")}
-        | {"claimed_by": None, "claim": None}
-    )
-)
-_STAGE_EVENT = sa.insert(EVENTS)
 _HOLD_PAYMENT = (
     sa.select(PAYMENTS.c.state)
     .where(PAYMENTS.c.order_id == sa.bindparam("b_order_id"))
@@ -612,9 +480,4 @@ _CANCELED_BEFORE = sa.select(REQUESTS.c.request_id).where(
     REQUESTS.c.order_id == sa.bindparam("b_order_id"),
     IS_CANCEL_TO_COME,
     ~sa.exists().where(OPERATIONS.c.order_id == sa.bindparam("b_order_id")),
-)
-_MARK_PUBLISHED = (
-    sa.update(EVENTS)
-    .where(EVENTS.c.event_id == sa.bindparam("b_event_id"), EVENTS.c.published_at.is_(None))
-    .values(published_at=sa.bindparam("published_at"))
 )

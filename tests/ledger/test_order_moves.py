@@ -1,0 +1,196 @@
+"""The moves of groups: each row has its own answer, one that cannot be moved hinders no other, and none is early."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.ledger import steps
+from tests.ledger.conftest import OpenLedger
+from tests.ledger.steps import NOW, PARAMS, claim, event, intent_answer, later, open_payment, order
+from worker.errors import LedgerUnavailable, StaleMove
+from worker.ledger import moves, requests
+from worker.ledger.ledger import Ledger
+from worker.ledger.order_moves import Opening, Published, Recording, mark_published, open_orders, record_answers
+from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS
+from worker.payment import OperationState, PaymentState
+from worker.payment_command import CommandKind, Request
+
+
+def opening(order_id: str = "o-1", **changed: Any) -> Opening:
+    of_the_order = {name: changed.pop(name) for name in ("amount", "customer_id") if name in changed}
+    arguments: dict[str, Any] = {
+        "order": order(order_id, **of_the_order),
+        "cause": "e-1",
+        "correlation_id": None,
+        "traceparent": None,
+        "params": PARAMS,
+        "livemode": False,
+        "worker_id": "w-1",
+        "claim": f"w-1/{order_id}",
+        "now": NOW,
+    }
+    return Opening(**(arguments | changed))
+
+
+async def open_all(ledger: Ledger, openings: Sequence[Opening]) -> list[Any]:
+    """Many deliveries at one moment."""
+    asked = (ledger.run_grouped(open_orders, each) for each in openings)
+    return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), timeout=30)
+
+
+async def test_an_order_is_opened_with_its_call_claimed(ledger: Ledger) -> None:
+    opened = await ledger.run_grouped(open_orders, opening(customer_id="cus_1", claim="w-1/7", traceparent="00-trace"))
+    assert opened
+    assert opened.payment == await ledger.run(moves.read_payment, "o-1")
+    assert [opened.call] == await ledger.run(moves.operations_of, "o-1")
+    (call,) = await steps.rows(ledger, OPERATIONS)
+    assert (call["claimed_by"], call["claim"], call["state"]) == ("w-1", "w-1/7", OperationState.STARTED)
+    assert (call["first_asked_at"], call["last_asked_at"], call["asked"]) == (NOW, NOW, 1)
+    await steps.is_alive(ledger)
+    assert await steps.start_call(ledger, worker_id="w-2", claim="w-2/1") == moves.Busy("w-1")
+
+
+async def test_a_row_is_written_as_if_it_were_alone(ledger: Ledger) -> None:
+    """Times, numbers, nulls and text are those that SQLAlchemy itself would have written and reads again."""
+    now = later(0.000001).replace(second=7)
+    params = {"amount": 999_999_999_999, "description": 'Jenny "Rosen" \\ \' ä 🙂 \u2028 %s :a $1', "metadata": {}}
+    await ledger.run_grouped(open_orders, opening(amount="9999999999.99", params=params, now=now))
+    operation = (await ledger.run(moves.operations_of, "o-1"))[0]
+    payment = await ledger.run(moves.known_payment, "o-1")
+    assert operation.params == params
+    assert payment.amount_minor == 999_999_999_999
+    answer = intent_answer(payment)
+    told = replace(event(answer), body='{"a":"\\u0000 ä 🙂 \\\\ \\""}')
+    await ledger.run_grouped(record_answers, Recording(payment, answer, operation, told, now))
+
+    def once_more(conn: sa.Connection) -> None:
+        of_a_row = {name: getattr(told, name) for name in ("order_id", "type", "body", "correlation_id", "traceparent")}
+        conn.execute(sa.insert(EVENTS).values(event_id="alone", sequence=2, staged_at=now, **of_a_row))
+
+    await ledger.run(once_more)
+    grouped, alone = await ledger.run(_raw_events)
+    assert grouped == alone
+    (row,) = await steps.rows(ledger, PAYMENTS)
+    assert (row["moved_at"], row["livemode"], row["state"]) == (now, False, PaymentState.INTENT_CREATED)
+    (call,) = await steps.rows(ledger, OPERATIONS)
+    assert (call["answered_at"], call["request_id"], call["claim"], call["asked"]) == (now, "req_1", None, 1)
+
+
+def _raw_events(conn: sa.Connection) -> list[tuple[Any, ...]]:
+    """As the database itself has them, without SQLAlchemy's types."""
+    columns = "order_id, type, body, correlation_id, traceparent, staged_at, published_at"
+    return [tuple(row) for row in conn.exec_driver_sql(f"SELECT {columns} FROM events ORDER BY sequence")]
+
+
+async def test_of_many_deliveries_of_one_order_one_opens_it(ledger: Ledger) -> None:
+    opened = await open_all(ledger, [opening(f"o-{number % 3}", claim=f"w-1/{number}") for number in range(60)])
+    assert sorted(each.payment.order_id for each in opened if each) == ["o-0", "o-1", "o-2"]
+    assert {row["claim"] for row in await steps.rows(ledger, OPERATIONS)} == {"w-1/0", "w-1/1", "w-1/2"}
+    known, new = await open_all(ledger, [opening("o-0"), opening("o-3")])
+    assert known is None
+    assert new.payment.order_id == "o-3"
+
+
+async def test_workers_that_open_the_same_orders_in_other_orders_do_not_lock_each_other_out(
+    open_ledger: OpenLedger,
+) -> None:
+    names = [f"o-{number}" for number in range(40)]
+    workers = [open_ledger() for _ in range(4)]
+    asked = [
+        open_all(worker, [opening(name, worker_id=f"w-{turn}") for name in names[turn * 10 :] + names[: turn * 10]])
+        for turn, worker in enumerate(workers)
+    ]
+    answers = [answer for answers in await asyncio.gather(*asked) for answer in answers]
+    assert sum(bool(answer) for answer in answers) == 40
+    assert not [answer for answer in answers if isinstance(answer, BaseException)]
+
+
+async def test_an_order_whose_cancel_came_first_is_opened_without_a_call(ledger: Ledger) -> None:
+    cancel = Request("o-1", "c-1", CommandKind.CANCEL, {"reason": None, "refund_if_paid": False}, "m-1", None, None)
+    await ledger.run(requests.keep, cancel, now=NOW)
+    canceled, other = await open_all(ledger, [opening("o-1"), opening("o-2")])
+    assert canceled.call is None
+    assert canceled.payment.state is PaymentState.OPEN
+    assert other.call.order_id == "o-2"
+    assert isinstance(await steps.start_call(ledger, "o-1"), moves.CanceledBefore)
+
+
+async def test_a_row_that_the_ledger_refuses_hinders_no_other(ledger: Ledger) -> None:
+    naive = opening("naive", now=NOW.replace(tzinfo=None))
+    long_claim = opening("long", cause="c" * 256) if ledger.engine.dialect.name == "postgresql" else naive
+    ends = await open_all(ledger, [opening("o-1"), naive, opening("o-2"), long_claim, opening("o-3")])
+    assert [type(end).__name__ for end in ends] == ["Opened", "LedgerRefused", "Opened", "LedgerRefused", "Opened"]
+    assert {row["order_id"] for row in await steps.rows(ledger, PAYMENTS)} == {"o-1", "o-2", "o-3"}
+    assert "c" * 20 not in str(ends[3])
+
+
+async def test_a_stale_answer_among_many_is_stale_alone(ledger: Ledger) -> None:
+    payments = {name: await open_payment(ledger, name) for name in ("o-1", "o-2", "o-3", "o-4")}
+    calls = {name: await claim(ledger, name) for name in payments}
+    await steps.record(ledger, payments["o-2"], calls["o-2"])
+    recordings = []
+    for name in ("o-1", "o-2", "o-3", "o-3", "o-4"):  # the third one twice at once
+        answer = intent_answer(payments[name])
+        recordings.append(Recording(payments[name], answer, calls[name], event(answer), later(1)))
+    asked = (ledger.run_grouped(record_answers, each) for each in recordings)
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), StaleMove, type(None), StaleMove, type(None)]
+    assert str(ends[1]) == "o-2 has moved meanwhile"
+    assert len(await steps.rows(ledger, EVENTS)) == 4
+
+
+async def test_what_is_published_is_marked_once(ledger: Ledger) -> None:
+    told = [await steps.decide(ledger, f"o-{number}") for number in range(3)]
+    marks = [Published(each.event_id, later(number)) for number, each in enumerate(told)]
+    await asyncio.gather(*(ledger.run_grouped(mark_published, each) for each in [*marks, Published("none", NOW)]))
+    await ledger.run_grouped(mark_published, Published(told[0].event_id, later(99)))
+    assert [row["published_at"] for row in await steps.rows(ledger, EVENTS)] == [later(0), later(1), later(2)]
+
+
+async def test_who_has_an_answer_has_it_in_the_ledger(url: str, open_ledger: OpenLedger) -> None:
+    """Looked at from another connection at the moment of the answer: group commit acknowledges nothing early."""
+    ledger, other = open_ledger(), open_ledger()
+    missing = []
+
+    async def order_then_look(number: int) -> None:
+        assert await ledger.run_grouped(open_orders, opening(f"o-{number}"))
+        with other.engine.connect() as conn:
+            found = conn.scalar(sa.select(OPERATIONS.c.order_id).where(OPERATIONS.c.order_id == f"o-{number}"))
+        if found is None:
+            missing.append(number)
+
+    for wave in range(4):
+        await asyncio.gather(*(order_then_look(number) for number in range(wave * 50, wave * 50 + 50)))
+    assert missing == []
+
+
+async def test_a_commit_that_fails_answers_nobody(ledger: Ledger) -> None:
+    def fail(_: sa.Connection) -> None:
+        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    sa.event.listen(ledger.engine, "commit", fail)
+    ends = await open_all(ledger, [opening(f"o-{number}") for number in range(20)])
+    sa.event.remove(ledger.engine, "commit", fail)
+    assert {type(end) for end in ends} == {LedgerUnavailable}
+    assert await steps.rows(ledger, PAYMENTS) == []
+    assert all(await open_all(ledger, [opening(f"o-{number}") for number in range(20)]))
+
+
+@pytest.mark.parametrize("times", range(3))
+async def test_what_a_killed_process_said_it_has_is_there(url: str, ledger: Ledger, times: int) -> None:
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.ledger.opens_orders", url, stdout=asyncio.subprocess.PIPE
+    )
+    assert program.stdout
+    said = [(await asyncio.wait_for(program.stdout.readline(), 30)).decode().strip() for _ in range(100 + 37 * times)]
+    program.kill()
+    said += (await program.stdout.read()).decode().split("\n")[:-1]
+    await program.wait()
+    assert {row["order_id"] for row in await steps.rows(ledger, OPERATIONS)} >= set(said)
+    assert len(said) >= 100
