@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ async def stripe() -> ScriptedStripe:
     return ScriptedStripe()
 
 
-@pytest.fixture
-async def decider(ledger: Ledger, admission: Admission, stripe: ScriptedStripe) -> PaymentDecider:
+def make_decider(
+    ledger: Ledger, admission: Admission, stripe: ScriptedStripe, clock: Callable[[], datetime]
+) -> PaymentDecider:
     scripted: Any = stripe
     return PaymentDecider(
         ledger=ledger,
@@ -79,8 +80,13 @@ async def decider(ledger: Ledger, admission: Admission, stripe: ScriptedStripe) 
         claim_ttl_s=4,
         key_horizon_s=3600,
         event_source="payment-worker",
-        clock=lambda: datetime.now(UTC),
+        clock=clock,
     )
+
+
+@pytest.fixture
+async def decider(ledger: Ledger, admission: Admission, stripe: ScriptedStripe) -> PaymentDecider:
+    return make_decider(ledger, admission, stripe, clock=lambda: datetime.now(UTC))
 
 
 @pytest.fixture
@@ -231,3 +237,22 @@ async def go_away(admission: Admission) -> None:
             async with admission.call():
                 raise CallUnknown("gone", reason="answer_lost")
     assert admission.is_away
+
+
+async def test_evidence_is_looked_for_at_each_time_that_it_may_have_been_asked(
+    ledger: Ledger, admission: Admission, stripe: ScriptedStripe, payment: Payment
+) -> None:
+    """The turn came late, so that the asking was noted anew; then the key could not tell any more."""
+    at = [datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (0, 11, 60, 61, 62)]
+    times = iter(at)
+    decider = make_decider(ledger, admission, stripe, clock=lambda: next(times))
+
+    async def create(_: Operation) -> Intent:
+        raise CallUnknown("stored", reason="stored_error", may_ask_again=False)
+
+    stripe.create = create
+    stripe.found.set()
+    decided = await decider.decide(payment, PARAMS, live=True)
+    (operation,) = await ledger.run(moves.operations_of, "o-1")
+    assert decided.payment.payment_id == "pi_1"
+    assert operation.asks == tuple(at[:3])
