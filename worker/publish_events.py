@@ -46,9 +46,9 @@ class EventRelay:
         self._summed_up_at: datetime | None = None
 
     async def tell(self, event: PaymentEvent) -> bool:
-        """Publish and mark published; False where no queue takes it yet, and it stays in the ledger.
+        """Publish, and mark it soon; False where no queue takes it yet, and it stays in the ledger.
 
-        A crash between the two tells it a second time under the same id. Raises BusUnavailable, LedgerUnavailable.
+        A crash between the two tells it a second time under the same id. Raises BusUnavailable.
         """
         try:
             await self._outgoing.event(event)
@@ -57,7 +57,7 @@ class EventRelay:
             self._note(event, error)
             return False
         self._noted.pop(event.event_id, None)
-        await self._ledger.run_grouped(mark_published, Published(event.event_id, self._clock()))
+        self._ledger.run_soon(mark_published, Published(event.event_id, self._clock()))
         self._metrics.events.labels(event.type, "published").inc()
         return True
 

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.errors import LedgerRefused, LedgerUnavailable
+
+log: Final = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +33,8 @@ BATCH: Final = 128
 # waits. Source: https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY.
 BUSY: Final = 8
 GATHER_S: Final = 0.005
+# What nobody waits for goes with others where there are any.
+SOON_S: Final = 0.05
 # As many transactions as a handful of cores can turn over; more would only queue inside PostgreSQL.
 POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
@@ -48,10 +53,13 @@ _SECRET_PARAMETERS: Final = ("password", "sslpassword")
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A move that waits for the next batch: of one caller, or of a group, with this caller's row."""
+    """A move that waits for the next batch: of one caller, or of a group, with this caller's row.
+
+    answer: None where nobody waits for it.
+    """
 
     move: Callable[..., Any]
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Any] | None
     is_grouped: bool = False
     row: Any = None
 
@@ -72,12 +80,14 @@ class Ledger:
         self._waiting: list[_Waiting] = []
         self._running: set[asyncio.Future[Any]] = set()
         self._writing: asyncio.Task[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._answer_timeout_s = None if self._is_sqlite else ANSWER_TIMEOUT_S
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._start_writing()
         if self._writing:
             await asyncio.wait([self._writing], timeout=None if self._is_sqlite else CLOSE_TIMEOUT_S)
         # A server that is frozen answers no thread of ours, ever: then they are left behind.
@@ -95,9 +105,8 @@ class Ledger:
         """
         bound = partial(_bind, move, args, kwargs)
         if self._is_sqlite:
-            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            await self._wait_for_batch(_Waiting(bound, future))
-            return future.result()
+            answer: T = await self._in_batch(bound)
+            return answer
         return await self._on_a_thread(self._commit_one, bound)
 
     async def run_grouped(self, move: Callable[[Connection, Sequence[Row]], Sequence[T]], row: Row) -> T:
@@ -106,9 +115,17 @@ class Ledger:
         The move has one answer for each row, in their order, or raises and has written nothing: then each row is moved
         alone. Raises as run does.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        await self._wait_for_batch(_Waiting(move, future, is_grouped=True, row=row))
-        return future.result()
+        answer: T = await self._in_batch(move, is_grouped=True, row=row)
+        return answer
+
+    def run_soon(self, move: Callable[[Connection, Sequence[Row]], Sequence[None]], row: Row) -> None:
+        """A group's move that nobody waits for: done with the next batch, within SOON_S, and before the ledger closes.
+
+        For what may be lost in a crash or an outage and is then done again, by others.
+        """
+        self._waiting.append(_Waiting(move, None, is_grouped=True, row=row))
+        if self._writing is None and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(SOON_S, self._start_writing)
 
     async def run_long(self, move: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As run, in a transaction of its own, for a move of very many rows: only its statements have a time limit."""
@@ -123,11 +140,18 @@ class Ledger:
         if self._is_sqlite:
             await asyncio.sleep(GIVE_WAY_S)
 
-    async def _wait_for_batch(self, waiting: _Waiting) -> None:
-        self._waiting.append(waiting)
-        if self._writing is None:
+    async def _in_batch(self, move: Callable[..., Any], *, is_grouped: bool = False, row: Any = None) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(move, future, is_grouped=is_grouped, row=row))
+        self._start_writing()
+        return await future
+
+    def _start_writing(self) -> None:
+        if self._soon:
+            self._soon.cancel()
+            self._soon = None
+        if self._writing is None and self._waiting:
             self._writing = asyncio.create_task(self._write_waiting(), name="ledger-writer")
-        await waiting.answer
 
     async def _write_waiting(self) -> None:
         size = 0
@@ -143,9 +167,12 @@ class Ledger:
                     why = error if isinstance(error, LedgerUnavailable) else "the ledger is closed"
                     answers = [LedgerUnavailable(str(why)) for _ in batch]
                 for waiting, answer in zip(batch, answers, strict=True):
-                    if waiting.answer.done():  # its delivery was cancelled meanwhile; the move stands all the same
+                    if waiting.answer is None:
+                        if isinstance(answer, BaseException):
+                            log.warning("ledger.left_undone", move=waiting.move.__name__, error=str(answer))
+                    elif waiting.answer.done():  # its delivery was cancelled meanwhile; the move stands all the same
                         continue
-                    if isinstance(answer, BaseException):
+                    elif isinstance(answer, BaseException):
                         waiting.answer.set_exception(answer)
                     else:
                         waiting.answer.set_result(answer)

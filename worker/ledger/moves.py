@@ -31,6 +31,7 @@ from worker.payment_command import CommandKind, RequestState
 IS_OPEN: Final = OPERATIONS.c.state.in_(
     sa.bindparam("open", (OperationState.STARTED, OperationState.UNKNOWN), expanding=True, literal_execute=True)
 )
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 # Times and failures kept of one operation: more than its retries make of either.
 MOST_KEPT: Final = 100
 
@@ -428,7 +429,7 @@ def _operation(row: Row[Any]) -> Operation:
 
 def json_text(value: Any) -> str:
     """A value as the ledger's columns of JSON hold it."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def times_json(times: Sequence[datetime]) -> str:
