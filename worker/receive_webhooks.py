@@ -77,7 +77,7 @@ class WebhookReceiver:
         except (ValueError, RecursionError) as error:  # signed and no event: a destination of another kind
             return self._refuse("no_event", request, status=400, why=str(error))
         try:
-            is_new = await self._ledger.run(inbox.receive, event, set_aside=self._why_not_ours(event), now=now)
+            is_new = await self._ledger.run_grouped(inbox.receive, inbox.Receipt(event, self._why_not_ours(event), now))
         except (LedgerUnavailable, LedgerRefused) as error:
             log.warning("webhook.not_kept", event_id=event.event_id, error=str(error))
             self._metrics.webhooks.labels("not_kept").inc()

@@ -94,7 +94,7 @@ class Reconciler:
             if await self._ledger.run(inbox.is_known, event.event_id):
                 continue
             if fix:
-                await self._ledger.run(inbox.receive, event, set_aside=None, now=self._clock())
+                await self._ledger.run_grouped(inbox.receive, inbox.Receipt(event, None, self._clock()))
             payment = await self._ledger.run(lives.find_payment, order_id=event.order_id, payment_id=event.payment_id)
             amount_minor, currency = event.facts.get("amount"), event.facts.get("currency")
             if payment and not (amount_minor and currency):

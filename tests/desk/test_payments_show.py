@@ -220,7 +220,7 @@ async def test_the_money_of_a_payment_its_refunds_and_disputes_and_what_waits_ar
     story.tell("refund.failed", story.refunded("re_2", 99) | {"status": "failed", "failure_reason": "declined"})
     dispute = story.disputed("du_1")
     for event in map(read_stripe_event, story.events):
-        await ledger.run(inbox.receive, event, set_aside=None, now=ago(400))
+        await ledger.run_grouped(inbox.receive, inbox.Receipt(event, None, ago(400)))
         await ledger.run(
             lives.apply_event,
             event,
@@ -230,7 +230,7 @@ async def test_the_money_of_a_payment_its_refunds_and_disputes_and_what_waits_ar
             now=ago(300),
         )
     lost = read_stripe_event(story.events[-1] | {"id": "evt_lost", "type": "charge.dispute.updated"})
-    await ledger.run(inbox.receive, replace(lost, order_id=None), set_aside=None, now=ago(120))
+    await ledger.run_grouped(inbox.receive, inbox.Receipt(replace(lost, order_id=None), None, ago(120)))
     await ledger.run(inbox.park, "evt_lost", why="Stripe does not answer", until=ago(-600), now=ago(60))
 
     found = await life(environment)
@@ -274,7 +274,7 @@ async def test_until_when_an_authorization_may_be_captured_is_told(ledger: Ledge
     story = Story(order_id="order-1", payment_id="pi_order-1", amount=9999, now=ago(500))
     story.authorized()
     for event in map(read_stripe_event, story.events):
-        await ledger.run(inbox.receive, event, set_aside=None, now=ago(400))
+        await ledger.run_grouped(inbox.receive, inbox.Receipt(event, None, ago(400)))
         await ledger.run(lives.apply_event, event, "order-1", settlement=None, source="payment-worker", now=ago(300))
 
     assert datetime.fromisoformat((await life(environment))["payment"]["capture_before"]) > ago(0)

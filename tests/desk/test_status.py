@@ -574,14 +574,14 @@ async def test_stripe_events_that_wait_are_told_and_need_a_person_after_a_minute
     ledger_url: str, ledger: Ledger, environment: dict[str, str]
 ) -> None:
     async with as_if_at_work(ledger, environment) as here:
-        await ledger.run(inbox.receive, stripe_event("evt_1", "order-1"), set_aside=None, now=ago(30))
+        await ledger.run_grouped(inbox.receive, inbox.Receipt(stripe_event("evt_1", "order-1"), None, ago(30)))
         [group] = (await status(here, code=0))["ledger"]["stripe_events"]
         assert (group["state"], group["count"], group["order_id"]) == ("received", 1, "order-1")
         assert 30 <= group["oldest_s"] < 60
         assert "Stripe events waiting 1, the oldest 3" in " ".join(await screen(here, code=0))
 
         for name in ("evt_2", "evt_3"):
-            await ledger.run(inbox.receive, stripe_event(name, "order-2"), set_aside=None, now=ago(300))
+            await ledger.run_grouped(inbox.receive, inbox.Receipt(stripe_event(name, "order-2"), None, ago(300)))
             await ledger.run(inbox.park, name, why="its payment is not decided", until=ago(0), now=ago(9))
         found = await status(here, code=1)
         shown = await screen(here, code=1)
@@ -595,7 +595,7 @@ async def test_parked_events_of_somebody_else_on_the_account_are_told_and_need_n
     ledger_url: str, ledger: Ledger, environment: dict[str, str]
 ) -> None:
     event = stripe_event("evt_1", None, payment_id="pi_of_a_stranger", family="charge")
-    await ledger.run(inbox.receive, event, set_aside=None, now=ago(7200))
+    await ledger.run_grouped(inbox.receive, inbox.Receipt(event, None, ago(7200)))
     await ledger.run(inbox.park, "evt_1", why="its payment is not known", until=ago(0), now=ago(9))
 
     async with as_if_at_work(ledger, environment) as here:

@@ -44,7 +44,7 @@ async def decided(ledger: Ledger, order_id: str, payment_id: str) -> None:
 async def bring(ledger: Ledger, event: dict[str, Any], order_id: str) -> list[str]:
     """As the receiver and the applier do; the ids of what is newly told."""
     read = read_stripe_event(event)
-    await ledger.run(inbox.receive, read, set_aside=None, now=NOW)
+    await ledger.run_grouped(inbox.receive, inbox.Receipt(read, None, NOW))
     told = await ledger.run(lives.apply_event, read, order_id, settlement=None, source=SOURCE, now=later(1))
     return [each.event_id for each in told]
 

@@ -248,11 +248,11 @@ async def test_stripe_events_that_no_worker_is_done_with_are_no_agreement(
     strange = replace(read_stripe_event(Story(payment_id="pi_2").events[0]), order_id=None)
     now = datetime.now(UTC)
     async with Ledger(ledger_url) as ledger:
-        await ledger.run(inbox.receive, strange, set_aside=None, now=now)
+        await ledger.run_grouped(inbox.receive, inbox.Receipt(strange, None, now))
         await ledger.run(inbox.park, strange.event_id, why="its payment is not known", until=now, now=now)
         assert await reconcile(environment, "--since", "1h") == (0, []), "that one is somebody else's"
         for event in (first, second):
-            await ledger.run(inbox.receive, event, set_aside=None, now=now)
+            await ledger.run_grouped(inbox.receive, inbox.Receipt(event, None, now))
         await ledger.run(inbox.park, second.event_id, why="its payment is not decided", until=now, now=now)
 
     code, findings = await reconcile(environment, "--since", "1h", "--fix")

@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from worker.ledger.moves import insert_if_absent
+from worker.ledger.given import ROWS, insert_given
+from worker.ledger.moves import json_text
 from worker.ledger.schema import PAYMENTS, STRIPE_EVENTS
 from worker.stripe_event import InboxState, StripeEvent
 
@@ -65,32 +67,51 @@ class WaitingOfPayment:
     tries: int
 
 
-def receive(conn: Connection, event: StripeEvent, *, set_aside: str | None, now: datetime) -> bool:
-    """Keep an event that came in; False where it was here already. set_aside: why it is none of ours, if it is not."""
-    return insert_if_absent(
-        conn,
-        STRIPE_EVENTS,
-        {
-            "event_id": event.event_id,
-            "type": event.type,
-            "created": event.created,
-            "livemode": event.livemode,
-            "account": event.account,
-            "api_version": event.api_version,
-            "family": event.family,
-            "object_id": event.object_id,
-            "payment_id": event.payment_id,
-            "order_id": event.order_id,
-            "idempotency_key": event.idempotency_key,
-            "facts": json.dumps(event.facts, separators=(",", ":")),
-            "state": InboxState.SET_ASIDE if set_aside else InboxState.RECEIVED,
-            "why": set_aside,
-            "received_at": now,
-            "moved_at": now,
-            "due_at": now,
-            "tries": 0,
-        },
-    )
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An event that came in. set_aside: why it is none of ours, if it is not."""
+
+    event: StripeEvent
+    set_aside: str | None
+    now: datetime
+
+
+def receive(conn: Connection, receipts: Sequence[Receipt]) -> Sequence[bool]:
+    """Keep events that came in, many at once: see Ledger.run_grouped. False for each that was here already."""
+    first = {each.event.event_id: each for each in reversed(receipts)}
+    rows = [_row(first[event_id]) for event_id in sorted(first)]
+    kept = set(conn.scalars(_keep(conn.dialect.name), {ROWS: rows}))
+    return [each.event.event_id in kept and each is first[each.event.event_id] for each in receipts]
+
+
+@cache
+def _keep(dialect: str) -> Any:
+    insert = insert_given(dialect, STRIPE_EVENTS, [column.name for column in STRIPE_EVENTS.columns])
+    return insert.on_conflict_do_nothing().returning(STRIPE_EVENTS.c.event_id)
+
+
+def _row(receipt: Receipt) -> dict[str, Any]:
+    event, now = receipt.event, receipt.now
+    return {
+        "event_id": event.event_id,
+        "type": event.type,
+        "created": event.created,
+        "livemode": event.livemode,
+        "account": event.account,
+        "api_version": event.api_version,
+        "family": event.family,
+        "object_id": event.object_id,
+        "payment_id": event.payment_id,
+        "order_id": event.order_id,
+        "idempotency_key": event.idempotency_key,
+        "facts": json_text(event.facts),
+        "state": InboxState.SET_ASIDE if receipt.set_aside else InboxState.RECEIVED,
+        "why": receipt.set_aside,
+        "received_at": now,
+        "moved_at": now,
+        "due_at": now,
+        "tries": 0,
+    }
 
 
 def is_known(conn: Connection, event_id: str) -> bool:
