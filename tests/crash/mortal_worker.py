@@ -42,7 +42,6 @@ TRACED = (
     "reply_to_order.py",
     "moves.py",
     "order_moves.py",
-    "given.py",
     "outgoing.py",
     "publisher.py",
     "delivery.py",
