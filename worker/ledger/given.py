@@ -5,47 +5,73 @@ https://www.postgresql.org/docs/current/functions-json.html (json_to_recordset).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.engine import Connection, CursorResult
 
-# The parameter's name: `conn.execute(statement, {ROWS: rows})`, each row a mapping of column names to values.
-ROWS: Final = "rows"
+_ROWS: Final = "rows"
 
 
-class _Rows(TypeDecorator[Sequence[Mapping[str, Any]]]):
-    """Rows as JSON: in objects, for SQLite in lists, which it reads sooner. Times are as the columns hold them.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A statement over rows that are given to it, as the driver takes it: compiled once, not looked up each time."""
 
-    columns: the names in each row, in their order.
+    sql: str
+    columns: Sequence[str]
+    # Values of its own, by name, and the names by place where the driver wants places.
+    constants: Mapping[str, Any]
+    places: Sequence[str] | None
+
+    def execute(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        """rows: each with the columns by their names. Raises StatementError for a value that has no place in a row."""
+        try:
+            if conn.dialect.name == "sqlite":  # in lists, which it finds its way in sooner
+                text = _ON_SQLITE.encode([[row[name] for name in self.columns] for row in rows])
+            else:
+                text = _ON_POSTGRESQL.encode(rows)
+        except (TypeError, ValueError) as error:
+            raise sa.exc.StatementError(str(error), self.sql, None, error) from None
+        values = {**self.constants, _ROWS: text}
+        return conn.exec_driver_sql(self.sql, tuple(map(values.__getitem__, self.places)) if self.places else values)
+
+
+def over_given(
+    columns: Iterable[sa.Column[Any]], build: Callable[[str, sa.FromClause], sa.Executable]
+) -> Callable[[Connection], Given]:
+    """A statement over the rows given, compiled when a dialect first asks for it.
+
+    build: makes it, of the dialect's name and the rows as a table with these columns.
     """
-
-    impl = sa.Text
-    cache_ok = True
-
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        super().__init__()
-        self.columns = columns
-
-    def process_bind_param(self, value: Sequence[Mapping[str, Any]] | None, dialect: Dialect) -> str:
-        """Raises KeyError for a row that lacks a column."""
-        if dialect.name == "sqlite":
-            return _ON_SQLITE.encode([[row[name] for name in self.columns] for row in value or ()])
-        return _JSON.encode(value)
-
-
-def given(dialect: str, columns: Iterable[sa.Column[Any]]) -> sa.FromClause:
-    """The rows of the parameter as a table with these columns. dialect: the database's name, as SQLAlchemy has it."""
     columns = list(columns)
-    rows = sa.bindparam(ROWS, type_=_Rows(tuple(column.name for column in columns)))
+    by_dialect: dict[str, Given] = {}
+
+    def of(conn: Connection) -> Given:
+        dialect = conn.dialect
+        if dialect.name not in by_dialect:
+            statement: Any = build(dialect.name, _table(dialect.name, columns))
+            compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+            by_dialect[dialect.name] = Given(
+                sql=str(compiled),
+                columns=[column.name for column in columns],
+                constants={name: getattr(value, "value", value) for name, value in compiled.params.items()},
+                places=compiled.positiontup,
+            )
+        return by_dialect[dialect.name]
+
+    return of
+
+
+def _table(dialect: str, columns: Sequence[sa.Column[Any]]) -> sa.FromClause:
+    rows: Any = sa.bindparam(_ROWS, None, type_=sa.Text)
     if dialect == "sqlite":
         each = sa.func.json_each(rows).table_valued("value", name="each_row")
         fields = (
-            sa.func.json_extract(each.c.value, f"$[{place}]", type_=column.type).label(column.name)
+            sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{place}]'"), type_=column.type).label(column.name)
             for place, column in enumerate(columns)
         )
         return sa.select(*fields).select_from(each).subquery("given")
@@ -54,11 +80,20 @@ def given(dialect: str, columns: Iterable[sa.Column[Any]]) -> sa.FromClause:
     return cast("sa.FromClause", named.render_derived(name="given", with_types=True))
 
 
-def insert_given(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
-    """INSERT of the rows given, with these of the table's columns."""
-    rows = given(dialect, (table.c[name] for name in names))
-    insert = insert_into(dialect, table)
-    return insert.from_select(list(names), sa.select(*(rows.c[name] for name in names)).where(sa.true()))
+def insert_given(
+    table: sa.Table, names: Sequence[str], *, returning: sa.Column[Any] | None = None
+) -> Callable[[Connection], Given]:
+    """INSERT of the rows given, with these of the table's columns. returning: of those that were not there before;
+    without it, a row that is there already is an error.
+    """
+
+    def build(dialect: str, rows: sa.FromClause) -> sa.Executable:
+        chosen = sa.select(*(rows.c[name] for name in names)).where(sa.true())  # or ON CONFLICT would read as a join's
+        insert = insert_into(dialect, table).from_select(list(names), chosen)
+        made: sa.Executable = insert if returning is None else insert.on_conflict_do_nothing().returning(returning)
+        return made
+
+    return over_given((table.c[name] for name in names), build)
 
 
 def insert_into(dialect: str, table: sa.Table) -> Any:
@@ -83,5 +118,5 @@ def _time_on_sqlite(value: object) -> str:
     return _utc(value).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
-_JSON: Final = json.JSONEncoder(separators=(",", ":"), default=_time)
+_ON_POSTGRESQL: Final = json.JSONEncoder(separators=(",", ":"), default=_time)
 _ON_SQLITE: Final = json.JSONEncoder(separators=(",", ":"), default=_time_on_sqlite)

@@ -7,13 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from worker.ledger.given import ROWS, insert_given
+from worker.ledger.given import insert_given
 from worker.ledger.moves import json_text
 from worker.ledger.schema import PAYMENTS, STRIPE_EVENTS
 from worker.stripe_event import InboxState, StripeEvent
@@ -80,14 +79,13 @@ def receive(conn: Connection, receipts: Sequence[Receipt]) -> Sequence[bool]:
     """Keep events that came in, many at once: see Ledger.run_grouped. False for each that was here already."""
     first = {each.event.event_id: each for each in reversed(receipts)}
     rows = [_row(first[event_id]) for event_id in sorted(first)]
-    kept = set(conn.scalars(_keep(conn.dialect.name), {ROWS: rows}))
+    kept = set(_keep(conn).execute(conn, rows).scalars())
     return [each.event.event_id in kept and each is first[each.event.event_id] for each in receipts]
 
 
-@cache
-def _keep(dialect: str) -> Any:
-    insert = insert_given(dialect, STRIPE_EVENTS, [column.name for column in STRIPE_EVENTS.columns])
-    return insert.on_conflict_do_nothing().returning(STRIPE_EVENTS.c.event_id)
+_keep = insert_given(
+    STRIPE_EVENTS, [column.name for column in STRIPE_EVENTS.columns], returning=STRIPE_EVENTS.c.event_id
+)
 
 
 def _row(receipt: Receipt) -> dict[str, Any]:

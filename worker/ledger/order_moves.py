@@ -7,7 +7,6 @@ moved it raises for all of them, and the ledger moves each alone: then the error
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from schemas import OrderCreatedData
 from worker.errors import StaleMove
-from worker.ledger.given import ROWS, given, insert_given
+from worker.ledger.given import insert_given, over_given
 from worker.ledger.moves import IS_CANCEL_TO_COME, IS_OPEN, frozen_call, json_text, operation_row
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, REQUESTS
 from worker.payment import (
@@ -81,9 +80,7 @@ def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opene
     payments = {order_id: _opened(opening) for order_id, opening in first.items()}
     made = open_payments(conn, [(payments[each], first[each].now) for each in payments])
     canceled = (
-        set(conn.scalars(_canceled_before(conn.dialect.name), {ROWS: [{"order_id": each} for each in made]}))
-        if made
-        else ()
+        set(_canceled_before(conn).execute(conn, [{"order_id": each} for each in made]).scalars()) if made else ()
     )
     calls = {each: _first_call(first[each]) for each in made if each not in canceled}
     if calls:
@@ -91,7 +88,7 @@ def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opene
             operation_row(call, worker_id=first[each].worker_id, claim=first[each].claim)
             for each, call in calls.items()
         ]
-        conn.execute(_insert_operations(conn.dialect.name), {ROWS: rows})
+        _insert_operations(conn).execute(conn, rows)
     return [
         Opened(payments[order_id], calls.get(order_id)) if order_id in made and opening is first[order_id] else None
         for opening in openings
@@ -119,7 +116,7 @@ def open_payments(conn: Connection, payments: Sequence[tuple[Payment, datetime]]
         # in one order for all workers, or two groups that share orders would wait for each other
         for payment, now in sorted(payments, key=lambda each: each[0].order_id)
     ]
-    return set(conn.scalars(_insert_payments(conn.dialect.name), {ROWS: rows}))
+    return set(_insert_payments(conn).execute(conn, rows).scalars())
 
 
 def record_answers(conn: Connection, recordings: Sequence[Recording]) -> Sequence[None]:
@@ -131,9 +128,9 @@ def record_answers(conn: Connection, recordings: Sequence[Recording]) -> Sequenc
         if not may_move(each.before.state, each.answer.payment.state):
             raise StaleMove(f"{each.before.order_id}: {each.before.state} may not become {each.answer.payment.state}")
     in_order = sorted(recordings, key=lambda each: each.before.order_id)
-    moved = conn.scalars(_move_payments(conn.dialect.name), {ROWS: [_moved_row(each) for each in in_order]})
+    moved = _move_payments(conn).execute(conn, [_moved_row(each) for each in in_order]).scalars()
     _require_all(moved, in_order, "has moved meanwhile")
-    ended = conn.scalars(_end_operations(conn.dialect.name), {ROWS: [_ended_row(each) for each in in_order]})
+    ended = _end_operations(conn).execute(conn, [_ended_row(each) for each in in_order]).scalars()
     _require_all(ended, in_order, "has ended its call already")
     stage_events(conn, [(each.event, each.now) for each in in_order])
     return [None] * len(recordings)
@@ -154,13 +151,13 @@ def stage_events(conn: Connection, events: Sequence[tuple[PaymentEvent, datetime
         }
         for event, now in events
     ]
-    conn.execute(_insert_events(conn.dialect.name), {ROWS: rows})
+    _insert_events(conn).execute(conn, rows)
 
 
 def mark_published(conn: Connection, published: Sequence[Published]) -> Sequence[None]:
     """Some queue has the events. The first time counts."""
     rows = [{"event_id": each.event_id, "published_at": each.now} for each in published]
-    conn.execute(_mark_published(conn.dialect.name), {ROWS: rows})
+    _mark_published(conn).execute(conn, rows)
     return [None] * len(published)
 
 
@@ -246,33 +243,16 @@ _MOVED: Final = ("state", "payment_id", "status", "livemode", "sequence", "moved
 _ENDED: Final = ("state", "answered_at", "request_id", "evidence")
 
 
-@cache
-def _insert_payments(dialect: str) -> Any:
-    insert = insert_given(dialect, PAYMENTS, _PAYMENT)
-    return insert.on_conflict_do_nothing().returning(PAYMENTS.c.order_id)
+_WAS: Final = sa.Column("was", sa.Integer)
+_CALL: Final = ("order_id", "kind", "attempt")
 
 
-@cache
-def _insert_operations(dialect: str) -> Any:
-    return insert_given(dialect, OPERATIONS, _OPERATION)
-
-
-@cache
-def _insert_events(dialect: str) -> Any:
-    return insert_given(dialect, EVENTS, _EVENT)
-
-
-@cache
-def _canceled_before(dialect: str) -> Any:
+def _canceled(_: str, rows: sa.FromClause) -> sa.Executable:
     """Of orders that no call was begun for."""
-    rows = given(dialect, [REQUESTS.c.order_id])
     return sa.select(REQUESTS.c.order_id).where(REQUESTS.c.order_id == rows.c.order_id, IS_CANCEL_TO_COME)
 
 
-@cache
-def _move_payments(dialect: str) -> Any:
-    was = sa.Column("was", sa.Integer)
-    rows = given(dialect, [PAYMENTS.c.order_id, was, *(PAYMENTS.c[name] for name in _MOVED)])
+def _moved(_: str, rows: sa.FromClause) -> sa.Executable:
     return (
         sa.update(PAYMENTS)
         .where(PAYMENTS.c.order_id == rows.c.order_id, PAYMENTS.c.sequence == rows.c.was)
@@ -281,23 +261,27 @@ def _move_payments(dialect: str) -> Any:
     )
 
 
-@cache
-def _end_operations(dialect: str) -> Any:
-    key = ("order_id", "kind", "attempt")
-    rows = given(dialect, [OPERATIONS.c[name] for name in (*key, *_ENDED)])
+def _ended(_: str, rows: sa.FromClause) -> sa.Executable:
     return (
         sa.update(OPERATIONS)
-        .where(*(OPERATIONS.c[name] == rows.c[name] for name in key), IS_OPEN)
-        .values({name: rows.c[name] for name in _ENDED} | {"claimed_by": None, "claim": None})
+        .where(*(OPERATIONS.c[name] == rows.c[name] for name in _CALL), IS_OPEN)
+        .values({name: rows.c[name] for name in _ENDED} | {"claimed_by": sa.null(), "claim": sa.null()})
         .returning(OPERATIONS.c.order_id)
     )
 
 
-@cache
-def _mark_published(dialect: str) -> Any:
-    rows = given(dialect, [EVENTS.c.event_id, EVENTS.c.published_at])
+def _marked(_: str, rows: sa.FromClause) -> sa.Executable:
     return (
         sa.update(EVENTS)
         .where(EVENTS.c.event_id == rows.c.event_id, EVENTS.c.published_at.is_(None))
         .values(published_at=rows.c.published_at)
     )
+
+
+_insert_payments = insert_given(PAYMENTS, _PAYMENT, returning=PAYMENTS.c.order_id)
+_insert_operations = insert_given(OPERATIONS, _OPERATION)
+_insert_events = insert_given(EVENTS, _EVENT)
+_canceled_before = over_given([REQUESTS.c.order_id], _canceled)
+_move_payments = over_given([PAYMENTS.c.order_id, _WAS, *(PAYMENTS.c[name] for name in _MOVED)], _moved)
+_end_operations = over_given((OPERATIONS.c[name] for name in (*_CALL, *_ENDED)), _ended)
+_mark_published = over_given([EVENTS.c.event_id, EVENTS.c.published_at], _marked)
