@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from worker.desk.commands import add_desk, run_at_desk
@@ -23,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
+    return _code_of(partial(command, arguments))
+
+
+def _code_of(work: Callable[[], int]) -> int:
     try:
-        code = command(arguments)
+        code = work()
         sys.stdout.flush()
     except ConfigurationError as error:
         _complain(error)
@@ -51,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="consume orders until SIGTERM")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="workers, each a process of its own with its own port: HTTP_PORT, HTTP_PORT + 1, … (default 1)",
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="are settings, broker, ledger and Stripe in order?")
@@ -74,15 +86,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(_: argparse.Namespace) -> int:
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from worker.app import run_worker  # noqa: PLC0415
+    from worker.run_processes import run_processes, settings_of  # noqa: PLC0415
     from worker.settings import read_settings  # noqa: PLC0415
     from worker.telemetry import configure_logging  # noqa: PLC0415
 
     settings = read_settings(os.environ)
     as_json = settings.log_format == "json" if settings.log_format else not sys.stderr.isatty()
     configure_logging(level=settings.log_level, as_json=as_json)
-    asyncio.run(run_worker(settings))
+
+    def run(number: int) -> int:
+        asyncio.run(run_worker(each[number]))
+        return OK
+
+    each = [settings_of(settings, number) for number in range(arguments.processes)]
+    if arguments.processes > 1:
+        return run_processes(arguments.processes, lambda number: _code_of(partial(run, number)))
+    run(0)
     if threading.active_count() > 1:
         # One that waits for a frozen database would hold up the end of the process for as long.
         sys.stderr.flush()
