@@ -8,6 +8,9 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 INSTALL := sh worker/sandbox/install_services.sh
 LOCKER := build/locker
+# The peers of the benchmark bring libraries that the worker must not come to lean on.
+BENCH := build/bench-venv
+NODE_WORKER := tests/benchmarks/peers/node_worker
 # Groups of tests that run beside the others: they mostly wait, and for each other in vain.
 DEATHS := tests/crash
 DESK := tests/desk tests/ledger tests/demo tests/nodes tests/sandbox tests/properties
@@ -41,8 +44,8 @@ types: $(DONE)/development ## types, strictly
 
 check: lint types test ## all of the three, as CI does
 
-bench: $(DONE)/development servers ## measure the throughput on this machine
-	$(BIN)/python tests/benchmarks/throughput.py
+bench: $(BENCH)/done servers $(if $(shell command -v npm),$(NODE_WORKER)/node_modules/done) ## measure it beside others on this machine (ARGS="--only drain --rounds 5", ARGS=--full)
+	$(BENCH)/bin/python -m tests.benchmarks.bench $(ARGS)
 
 chaos: $(DONE)/development servers ## kill, freeze, cut and restart everything, seed after seed (ARGS="--seed 7 --minutes 30")
 	$(BIN)/python -m tests.chaos.chaos $(ARGS)
@@ -50,7 +53,7 @@ chaos: $(DONE)/development servers ## kill, freeze, cut and restart everything, 
 setup: $(DONE)/development servers ## only set up
 
 clean: ## remove the virtual environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NODE_WORKER)/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 broker:
@@ -79,6 +82,17 @@ $(DONE)/development: requirements-dev.txt $(DONE)/run-time
 	@$(PIP) --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
+$(BENCH)/done: tests/benchmarks/requirements.txt | $(DONE)/environment
+	@echo "Installing what the benchmark needs, pinned by hash ..."
+	@$(BIN)/python -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
+
+$(NODE_WORKER)/node_modules/done: $(NODE_WORKER)/package-lock.json
+	@echo "Installing what the peer in Node needs ..."
+	@cd $(NODE_WORKER) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 # The run-time lock holds the build system too: the project itself is installed without fetching anything more.
 lock: ## pin the newest versions that pyproject.toml allows
 	@echo "Resolving the newest versions ..."
@@ -88,6 +102,7 @@ lock: ## pin the newest versions that pyproject.toml allows
 		print(*project["build-system"]["requires"], sep="\n")' >$(LOCKER)/build.in
 	@$(call compile,requirements.txt,)
 	@$(call compile,requirements-dev.txt,--extra dev --constraint requirements.txt)
+	@$(call compile,tests/benchmarks/requirements.txt,--constraint requirements-dev.txt tests/benchmarks/requirements.in)
 
 compile = echo "\# made by 'make lock' from pyproject.toml" >$(LOCKER)/lock.txt && \
 	$(LOCKER)/bin/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \

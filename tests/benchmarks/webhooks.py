@@ -32,7 +32,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.throughput import address_told, processor_seconds
+from tests.benchmarks.processes import processor_seconds
+from tests.benchmarks.stage import address_told
 from tests.harness import Shop, WorkerProcess, clean_environment, new_names, until
 from tests.stripe_story import signed
 from worker.receive_webhooks import PATH
@@ -197,10 +198,10 @@ async def load(
     begin = time.monotonic() + LEAD_S
     sender.stdin.write(f"{begin}\n".encode())
     flowing = asyncio.create_task(order(shop, begin, plan))
-    before, busy = processor_seconds(worker.process), machine_seconds()
+    before, busy = processor_seconds(worker.process.pid), machine_seconds()
     sent = json.loads(await sender.stdout.readline())
     ended = time.monotonic()
-    used, busy = processor_seconds(worker.process), machine_seconds() - busy
+    used, busy = processor_seconds(worker.process.pid), machine_seconds() - busy
     applied_meanwhile = await counted(http, address, "stripe_events")
     planned = await flowing
     await sender.wait()
@@ -227,7 +228,7 @@ async def load(
         "applied_meanwhile": applied_meanwhile / (ended - begin),
         "drained_s": drained_s,
         "drained_per_second": (kept - applied_meanwhile) / drained_s,
-        "cpu_ms_each": 1000 * (processor_seconds(worker.process) - before) / len(bodies),
+        "cpu_ms_each": 1000 * (processor_seconds(worker.process.pid) - before) / len(bodies),
     }
 
 
