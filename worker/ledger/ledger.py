@@ -6,6 +6,7 @@ So `sqlite+aiosqlite://` and `postgresql+asyncpg://` addresses are taken and ser
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ FROZEN_TIMEOUT_S: Final = 8
 STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
 CLOSE_TIMEOUT_S: Final = 1
+RESTED_S: Final = 0.5
 WAL_TRY_S: Final = 0.02
 # SQLite has whoever waits for the lock look every 0.1 s: https://www.sqlite.org/src/file/src/main.c, its busy callback.
 GIVE_WAY_S: Final = 0.12
@@ -250,12 +252,11 @@ def open_engine(url: str) -> Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin)
         return engine
-    return sa.create_engine(
+    engine = sa.create_engine(
         address.set(drivername="postgresql+psycopg"),
         hide_parameters=True,
         pool_size=POSTGRES_LANES,
         max_overflow=0,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,  # what was sent into the void is given up
@@ -268,6 +269,24 @@ def open_engine(url: str) -> Engine:
             " -c timezone=UTC",  # a time near year 1 has no counterpart west of it
         },
     )
+    sa.event.listen(engine, "checkin", _note_use)
+    sa.event.listen(engine, "checkout", _try_after_rest)
+    return engine
+
+
+def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _try_after_rest(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """A connection that has rested may be dead; asking each time would cost as a move does. The pool has others."""
+    if time.monotonic() - record.info.get("used_at", math.inf) < RESTED_S:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except connection.Error as error:
+        raise sa.exc.DisconnectionError(str(error)) from error
 
 
 def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
