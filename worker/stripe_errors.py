@@ -1,4 +1,4 @@
-"""Stripe's exceptions as ours, named by what may be done next. Beside the gateway, the only module that knows the SDK.
+"""Stripe's exceptions as ours, named by what may be done next.
 
 Source: https://docs.stripe.com/error-low-level.
 """

@@ -46,6 +46,8 @@ TRACED = (
     "publisher.py",
     "delivery.py",
     "stripe_gateway.py",
+    "stripe_wire.py",
+    "stripe_answer.py",
 )
 
 # What a command at the desk passes through.
