@@ -210,9 +210,7 @@ class Consumer:
         task.add_done_callback(self.state.in_work.discard)
 
     async def _work(self, delivery: Delivery, life: Life) -> None:
-        structlog.contextvars.bind_contextvars(
-            message_id=delivery.properties.message_id, delivery_tag=delivery.message.delivery_tag
-        )
+        structlog.contextvars.bind_contextvars(message_id=delivery.properties.message_id, delivery_tag=delivery.tag)
         started = asyncio.get_running_loop().time()
         async with self._slots, self._ceiling.trial(life.fault):
             if life.fault.is_set():

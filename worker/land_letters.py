@@ -104,7 +104,7 @@ class LetterIntake:
             letter = await asyncio.to_thread(letter_of, delivery, landed, now=now)
             other_id = letter_id(delivery.body, delivery.properties)
             kept = await self._ledger.run(letters.land, letter, landed.landing, other_id=other_id, now=now)
-            await delivery.ack()
+            delivery.ack()
         except (BusUnavailable, LedgerUnavailable) as error:
             log.warning("letters.not_taken_in", error=str(error))
             _end(over, is_retry=False)

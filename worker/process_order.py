@@ -108,20 +108,20 @@ class OrderProcessor:
             case Done():
                 if delivery.replays:
                     await self._ledger.run(letters.resolve, delivery.replays, body=delivery.body, now=self._clock())
-                await delivery.ack()
+                delivery.ack()
             case Retry(reason, error, delay_s, counts):
                 log.warning("order.retried", reason=reason, error=error, delay_s=delay_s, attempt=delivery.deliveries)
                 failure = f"{self._clock().isoformat()} {reason}: {error}"
                 counted = delivery if counts else replace(delivery, deliveries=delivery.deliveries - 1)
                 await self._outgoing.retry(counted, delay_s=delay_s, failure=failure)
-                await delivery.ack()
+                delivery.ack()
             case DeadLetter(reason, error, order_id):
                 log.warning("order.dead_lettered", reason=reason, error=error, letter_id=delivery.letter_id)
                 await self._outgoing.dead_letter(
                     delivery, reason=reason, error=error, order_id=order_id, now=self._clock()
                 )
                 await self._replies.answer_dead_lettered(delivery, order_id)
-                await delivery.ack()
+                delivery.ack()
             case GiveBack(reason):
                 # Left unsettled: the consumer now closes this subscription, and all it holds goes back in order,
                 # counted by the broker once. A nack would bring it again at once, and again, until the close.

@@ -199,6 +199,16 @@ def test_digits_written_as_json_escapes_are_found(escaped: bytes) -> None:
     assert find_card_field(json.loads(b'{"note":"' + escaped + b'"}')) == "note"
 
 
+@pytest.mark.parametrize("separator", ["", " ", "-", "\\u0020"])
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_card_number_of_the_fewest_digits_alone_in_a_body_is_masked(separator: str, escaped: bool) -> None:
+    """Twelve: a body with eleven is passed over without a search."""
+    number = next(f"5018000000{tail:02}" for tail in range(100) if mask_text(f"5018000000{tail:02}").startswith("*"))
+    written = separator.join(f"\\u003{digit}" if escaped else digit for digit in number)
+    assert mask_cards(written.encode()) == separator.replace("\\u0020", " ").join("*" * 8 + number[8:]).encode()
+    assert mask_cards(written.encode()[:-6] if escaped else written.encode()[:-1]).count(b"*") == 0
+
+
 def test_escapes_that_hide_nothing_are_kept_byte_for_byte() -> None:
     body = rb'{"note":"\u0031\u0020\u002d caf\u00e9"}'
     assert mask_cards(body) is body

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 
 from schemas import AmqpProperties
 from tests.harness import until
@@ -63,8 +64,19 @@ class Script:
             raise self.fault
 
     def send(self, name: str, *, replays: str | None = None) -> asyncio.Future[Outcome]:
-        message: Any = SimpleNamespace(delivery_tag=1)
-        self.deliver(Delivery(name.encode(), AmqpProperties(), {}, 1, datetime.now(UTC), message, replays=replays))
+        self.deliver(
+            Delivery(
+                body=name.encode(),
+                properties=AmqpProperties(),
+                unreadable={},
+                deliveries=1,
+                first_seen=datetime.now(UTC),
+                tag=len(self.started) + 1,
+                arrived=Basic.Properties(),
+                acknowledge=lambda _: None,
+                replays=replays,
+            )
+        )
         return self.ends.setdefault(name, asyncio.get_running_loop().create_future())
 
     async def until_lives(self, count: int) -> None:

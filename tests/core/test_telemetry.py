@@ -1,15 +1,19 @@
 """The last line of defence: what slipped into a log call is taken out before it is written."""
 
+import io
 import json
+import logging
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.client_secret import ClientSecret
-from worker.telemetry import Metrics, scrub
+from worker.telemetry import Metrics, configure_logging, scrub
 
 
 def scrubbed(value: Any) -> Any:
@@ -99,3 +103,55 @@ def test_two_workers_in_one_process_count_apart() -> None:
     assert other.registry.get_sample_value("payment_worker_orders_total", labels) is None
     observed = {"call": "create", "result": "ok"}
     assert one.registry.get_sample_value("payment_worker_stripe_seconds_count", observed) == 1
+
+
+@pytest.fixture
+def written() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The lines of a process that logs as JSON from `info` on, as they were written; the tests' own logging after."""
+    stream, root = io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []  # or the handlers of pytest would be closed
+    configure_logging(level="info", as_json=True, stream=stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers, root.level = handlers, level
+
+
+Written = Callable[[], list[dict[str, Any]]]
+
+
+def test_a_line_tells_its_event_level_time_and_what_is_bound(written: Written) -> None:
+    structlog.contextvars.bind_contextvars(order_id="order-1")
+    structlog.get_logger().warning("order.retried", attempt=2, code=None)
+    [line] = written()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"order_id": "order-1", "attempt": 2, "code": None, "event": "order.retried", "level": "warning"}
+
+
+@pytest.mark.parametrize("hidden", ["sk_test_abc", "pi_1_secret_2", "://u:pw@h", "4242424242424242"])
+def test_nothing_that_a_line_is_made_of_brings_a_secret_out(written: Written, hidden: str) -> None:
+    log = structlog.get_logger()
+    structlog.contextvars.bind_contextvars(bound=hidden)
+    log.info(hidden)
+    try:
+        raise ValueError(hidden)
+    except ValueError:
+        log.exception("order.bug")
+    logging.getLogger("elsewhere").error("it said %s", hidden)
+
+    lines = written()
+    assert len(lines) == 3
+    assert "Traceback" in lines[1]["exception"]
+    assert hidden not in json.dumps(lines)
+
+
+def test_nothing_is_made_of_a_line_below_the_level(written: Written) -> None:
+    class Told:
+        def __str__(self) -> str:
+            raise AssertionError("was asked for its text")
+
+    structlog.get_logger().debug("a.detail", value=Told())
+    assert written() == []
+    with pytest.raises(AssertionError, match="was asked"):
+        structlog.get_logger().info("a.fact", value=Told())

@@ -34,7 +34,16 @@ SCENARIOS: dict[str, Order] = {
 # A death is waited for no longer.
 LIFE_S = 30
 # What is seen outside the process, or outlives it.
-EFFECTS = ("ledger.run", "_gateway.", "await ask()", "_outgoing.", "_publisher.", ".publish(", ".ack()")
+EFFECTS = (
+    "ledger.run",
+    "_gateway.",
+    "await ask()",
+    "_outgoing.",
+    "_publisher.",
+    ".publish(",
+    ".basic_publish(",
+    ".ack()",
+)
 
 
 class Mortals:

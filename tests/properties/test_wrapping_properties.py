@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pamqp import decode, encode
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from schemas import AmqpProperties
 from tests.properties.strategies import TEXT, UNICODE, or_none, tries
@@ -66,19 +68,25 @@ def over_the_wire(table: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", decoded)
 
 
-class Message:
-    """A stand-in for aio-pika's message: what read_delivery looks at."""
-
-    def __init__(self, properties: AmqpProperties, headers: dict[str, Any], body: bytes = b"{}") -> None:
-        self.body, self.headers = body, headers
-        self.content_type, self.content_encoding = properties.content_type, properties.content_encoding
-        self.message_id, self.correlation_id = properties.message_id, properties.correlation_id
-        self.reply_to, self.type, self.app_id = properties.reply_to, properties.type, properties.app_id
-        self.timestamp = properties.timestamp
-
-
 def read(properties: AmqpProperties, headers: dict[str, Any], *, now: datetime = NOW) -> Delivery:
-    return read_delivery(cast("AbstractIncomingMessage", Message(properties, headers)), now=now)
+    arrived = Basic.Properties(
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        message_id=properties.message_id,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        message_type=properties.type,
+        app_id=properties.app_id,
+        timestamp=properties.timestamp,
+        headers=headers,
+    )
+    message = DeliveredMessage(
+        delivery=Basic.Deliver("consumer", 1),
+        header=ContentHeader(properties=arrived, body_size=2),
+        body=b"{}",
+        channel=cast("Any", None),
+    )
+    return read_delivery(message, now=now, acknowledge=lambda _: None)
 
 
 def handed_over(delivery: Delivery, *, failure: str | None = None) -> Delivery:

@@ -1,1 +1,1 @@
-"""The bus door: aio-pika is here and nowhere else in the worker."""
+"""The bus door: aio-pika, with what it stands on, is here and nowhere else in the worker."""

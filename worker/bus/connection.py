@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -13,6 +13,7 @@ from aio_pika.exceptions import (
     ChannelPreconditionFailed,
     ProbableAuthenticationError,
 )
+from aiormq.channel import Channel
 from yarl import URL
 
 from worker.bus.readable_properties import tolerate_unreadable_properties
@@ -80,6 +81,11 @@ class bus_errors:  # noqa: N801 - a context manager, named as one
         # aiormq ends waiting publishes with a bare Exception where it knows no reason.
         if isinstance(error, CONNECTION_EXCEPTIONS) or type(error) is Exception:
             raise BusUnavailable(str(error)[:200] or type(error).__name__) from error
+
+
+async def beneath(channel: AbstractChannel) -> Channel:
+    """aiormq's channel under aio-pika's: for each message, where the upper one's care would cost as much again."""
+    return cast("Channel", await channel.get_underlay_channel())
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ class Landed:
 
 def read_landed(delivery: Delivery) -> Landed:
     """What a letter says of itself. Times are None for one that the broker landed, not the worker."""
-    headers: Mapping[str, Any] = delivery.message.headers
+    headers: Mapping[str, Any] = delivery.arrived.headers or {}
     is_ours = isinstance(headers.get(LETTER_ID), str) and isinstance(headers.get(REASON), str)
     reason = _text(headers.get(REASON)) or _text(headers.get("x-first-death-reason")) or "unknown"
     return Landed(
@@ -45,7 +45,7 @@ def read_landed(delivery: Delivery) -> Landed:
 
 def _landing_id(delivery: Delivery, headers: Mapping[str, Any]) -> str:
     """The same for an arrival that is seen again: by our own id of it, or by the broker's account of its deaths."""
-    own_id, deaths = delivery.message.message_id, headers.get("x-death")
+    own_id, deaths = delivery.arrived.message_id, headers.get("x-death")
     if not own_id and not deaths:
         return uuid4().hex  # nothing tells two arrivals apart: better one entry too many than a letter not opened
     told = f"{own_id} {deaths!r}"

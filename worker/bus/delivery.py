@@ -2,15 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
 
 from schemas import AmqpProperties
-from worker.bus.connection import bus_errors
 from worker.bus.readable_properties import ORIGINAL_HEADERS, UNREADABLE
 from worker.payment import LETTER_ID as LETTER_ID_FORM
 from worker.payment import dead_letter_id
@@ -40,6 +40,7 @@ FIRST_YEAR, LAST_YEAR = 1970, 2105
 class Delivery:
     """A message in our hands until it is acknowledged, or its subscription closes and it goes back.
 
+    tag: the broker's number for it on its channel. arrived: the properties with all that earlier rounds wrapped round.
     history: what each earlier delivery failed with, oldest first. replays: the letter that it is a replay of.
     """
 
@@ -48,7 +49,9 @@ class Delivery:
     unreadable: Mapping[str, str]
     deliveries: int
     first_seen: datetime
-    message: AbstractIncomingMessage
+    tag: int
+    arrived: Basic.Properties
+    acknowledge: Callable[[int], None]
     history: tuple[str, ...] = ()
     replays: str | None = None
 
@@ -57,31 +60,37 @@ class Delivery:
         """The id that this message has as a dead letter, however often it becomes one."""
         return self.replays or letter_id(self.body, self.properties)
 
-    async def ack(self) -> None:
-        """Done with. Raises BusUnavailable: the message will come again."""
-        with bus_errors():
-            await self.message.ack()
+    def ack(self) -> None:
+        """Done with: the broker is told within moments, with others. A connection lost before brings it again.
+
+        Raises BusUnavailable where it is lost already.
+        """
+        self.acknowledge(self.tag)
 
 
-def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Delivery:
-    """The message as its producer sent it; what earlier rounds wrapped round it is taken off again."""
-    headers: dict[str, Any] = dict(message.headers)
+def read_delivery(message: DeliveredMessage, *, now: datetime, acknowledge: Callable[[int], None]) -> Delivery:
+    """The message as its producer sent it; what earlier rounds wrapped round it is taken off again.
+
+    acknowledge: takes the tag of what is done with.
+    """
+    arrived = message.header.properties
+    headers: dict[str, Any] = dict(arrived.headers or {})
     unreadable = headers.pop(UNREADABLE, None)
     deliveries, first_seen = headers.pop(DELIVERIES, 0), readable_time(headers.pop(FIRST_SEEN, None))
     history, replays = headers.pop(HISTORY, None), _text(headers.pop(LETTER_ID, None))
-    message_id = message.message_id
+    message_id = _text(arrived.message_id)
     if isinstance(headers.get(ORIGINAL_HEADERS), dict):
         message_id = _text(headers.get(ORIGINAL_MESSAGE_ID))
         headers = headers[ORIGINAL_HEADERS]
     properties = AmqpProperties(
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
+        content_type=arrived.content_type,
+        content_encoding=arrived.content_encoding,
         message_id=message_id,
-        correlation_id=_text(message.correlation_id),
-        reply_to=message.reply_to,
-        type=message.type,
-        app_id=message.app_id,
-        timestamp=message.timestamp,
+        correlation_id=_text(arrived.correlation_id),
+        reply_to=_text(arrived.reply_to),
+        type=_text(arrived.message_type),
+        app_id=_text(arrived.app_id),
+        timestamp=arrived.timestamp,
         headers=headers,
     )
     return Delivery(
@@ -90,7 +99,9 @@ def read_delivery(message: AbstractIncomingMessage, *, now: datetime) -> Deliver
         unreadable=unreadable if isinstance(unreadable, dict) else {},
         deliveries=_counted(deliveries) + 1,
         first_seen=first_seen or now,
-        message=message,
+        tag=message.delivery_tag or 0,
+        arrived=arrived,
+        acknowledge=acknowledge,
         history=tuple(filter(None, map(_text, history))) if isinstance(history, list) else (),
         replays=replays if replays and _LETTER_ID.fullmatch(replays) else None,
     )

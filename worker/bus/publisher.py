@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Self
 
-from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import DeliveryError
+from aio_pika import DeliveryMode
+from aio_pika.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.exceptions import DeliveryError
+from pamqp.commands import Basic
 
-from worker.bus.connection import CONNECT_TIMEOUT_S, bus_errors, close, connect
+from worker.bus.connection import CONNECT_TIMEOUT_S, beneath, bus_errors, close, connect
 from worker.bus.topology import BusNames, declare_topology
 from worker.errors import BusUnavailable, Unroutable
 
@@ -29,7 +31,7 @@ class Publisher:
         self._url = url
         self._names = names
         self._connection: AbstractConnection | None = None
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._in_flight: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -61,29 +63,35 @@ class Publisher:
         is_private: not written to disk where the queue allows, and gone after REPLY_TTL_S.
         Raises Unroutable (no queue takes it) and BusUnavailable (unknown: it may have arrived).
         """
-        message = Message(
-            body,
+        properties = Basic.Properties(
             message_id=message_id,
             headers=dict(headers),
             content_type=content_type,
             content_encoding=content_encoding,
             correlation_id=correlation_id,
             reply_to=reply_to,
-            type=type,
+            message_type=type,
             app_id=app_id,
             timestamp=timestamp,
             delivery_mode=DeliveryMode.NOT_PERSISTENT if is_private else DeliveryMode.PERSISTENT,
-            expiration=REPLY_TTL_S if is_private else None,
+            expiration=str(REPLY_TTL_S * 1000) if is_private else None,
         )
+        # RabbitMQ returns what goes to a direct reply-to as unroutable even where it arrives.
+        is_direct = routing_key.startswith("amq.rabbitmq.reply-to.")
         async with self._alone(message_id):
             channel = await self._open_channel()
             try:
                 with bus_errors():
-                    async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                        target = await channel.get_exchange(exchange, ensure=False)
-                        # RabbitMQ returns what goes to a direct reply-to as unroutable even where it arrives.
-                        is_direct = routing_key.startswith("amq.rabbitmq.reply-to.")
-                        await target.publish(message, routing_key, mandatory=not is_direct)
+                    # Returns with the confirm; `wait` would have it wait for the socket before that.
+                    await channel.basic_publish(
+                        body,
+                        exchange=exchange,
+                        routing_key=routing_key,
+                        properties=properties,
+                        mandatory=not is_direct,
+                        timeout=CONFIRM_TIMEOUT_S,
+                        wait=False,
+                    )
             except BusUnavailable as error:
                 if isinstance(error.__cause__, DeliveryError):  # returned, or refused by a queue that is full
                     raise Unroutable(
@@ -93,7 +101,9 @@ class Publisher:
                 await self._drop(channel)
                 raise
 
-    async def _open_channel(self) -> AbstractChannel:
+    async def _open_channel(self) -> Channel:
+        if self._channel is not None and not self._channel.is_closed:
+            return self._channel
         async with self._opening:
             if self._channel is None or self._channel.is_closed:
                 await close(self._connection)
@@ -104,13 +114,14 @@ class Publisher:
                         async with asyncio.timeout(CONNECT_TIMEOUT_S):
                             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                             await declare_topology(channel, self._names)
+                            underlay = await beneath(channel)
                 except BaseException:
                     await close(connection)
                     raise
-                self._connection, self._channel = connection, channel
+                self._connection, self._channel = connection, underlay
             return self._channel
 
-    async def _drop(self, channel: AbstractChannel) -> None:
+    async def _drop(self, channel: Channel) -> None:
         if self._channel is channel:
             connection, self._connection, self._channel = self._connection, None, None
             await close(connection)
