@@ -13,6 +13,7 @@ from aiormq.exceptions import DeliveryError
 from pamqp.commands import Basic
 
 from worker.bus.connection import CONNECT_TIMEOUT_S, beneath, bus_errors, close, connect
+from worker.bus.gathered_writes import gather_writes
 from worker.bus.topology import BusNames, declare_topology
 from worker.errors import BusUnavailable, Unroutable
 
@@ -114,7 +115,7 @@ class Publisher:
                         async with asyncio.timeout(CONNECT_TIMEOUT_S):
                             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                             await declare_topology(channel, self._names)
-                            underlay = await beneath(channel)
+                            underlay = gather_writes(await beneath(channel))
                 except BaseException:
                     await close(connection)
                     raise
