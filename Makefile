@@ -11,9 +11,11 @@ LOCKER := build/locker
 # The peers of the benchmark bring libraries that the worker must not come to lean on.
 BENCH := build/bench-venv
 NODE_WORKER := tests/benchmarks/peers/node_worker
-# Groups of tests that run beside the others: they mostly wait, and for each other in vain.
-DEATHS := tests/crash
-DESK := tests/desk tests/ledger tests/demo tests/nodes tests/sandbox tests/properties
+# Groups of tests that run beside the others, each on servers of its own: they mostly wait, and for each other in vain.
+BESIDE := deaths desk road
+deaths := tests/crash
+desk := tests/desk tests/ledger tests/demo tests/nodes tests/sandbox tests/properties
+road := tests/road
 
 .PHONY: help demo test lint types check bench chaos setup lock clean broker servers
 
@@ -26,12 +28,12 @@ demo: $(DONE)/run-time $(if $(AMQP_URL),,broker) ## watch orders become payments
 test: $(DONE)/development servers ## run every test, on a RabbitMQ and a PostgreSQL of their own (ARGS="-k money" for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
-else # the deaths and the desk take as long as all the others: beside them
+else
 	@mkdir -p build
-	@$(BIN)/pytest -p no:cacheprovider $(DEATHS) >build/deaths.log 2>&1 & deaths=$$!; \
-		$(BIN)/pytest -p no:cacheprovider $(DESK) >build/desk.log 2>&1 & desk=$$!; trap "kill $$deaths $$desk" INT TERM; \
-		$(BIN)/pytest $(DEATHS:%=--ignore=%) $(DESK:%=--ignore=%); all=$$?; \
-		wait $$deaths || all=1; wait $$desk || all=1; cat build/deaths.log build/desk.log; exit $$all
+	@pids=; trap 'kill $$pids' INT TERM; \
+		$(foreach group,$(BESIDE),$(BIN)/pytest -p no:cacheprovider $($(group)) >build/$(group).log 2>&1 & pids="$$pids $$!"; ) \
+		$(BIN)/pytest $(foreach group,$(BESIDE),$($(group):%=--ignore=%)); all=$$?; \
+		for pid in $$pids; do wait $$pid || all=1; done; cat $(BESIDE:%=build/%.log); exit $$all
 endif
 
 lint: $(DONE)/development ## style, format, and which module may import which

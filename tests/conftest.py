@@ -11,6 +11,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from tests import harness
+from tests.fork_server import fork_python
 from tests.harness import Shop, WorkerProcess, clean_environment, new_names
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.postgres import PrivatePostgres
@@ -25,6 +27,15 @@ settings.load_profile("any-machine")
 # A developer's shell must not leak into the tests.
 for _name in SETTING_NAMES:
     os.environ.pop(_name, None)
+
+# Most of what a command costs is the start of Python. Where that is under test, a fixture puts the real one back.
+harness.start_python = fork_python
+
+
+@pytest.fixture
+def real_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and commands start as a user starts them."""
+    monkeypatch.setattr(harness, "start_python", harness.start_interpreter)
 
 
 @pytest.fixture(scope="session")

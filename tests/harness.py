@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryFile
+from typing import Any, Protocol, Self
 from uuid import uuid4
 
 import aio_pika
@@ -59,6 +60,25 @@ def new_names() -> dict[str, str]:
     }
 
 
+class StartPython(Protocol):
+    """Starts Python with arguments and an environment; its streams are file descriptors."""
+
+    def __call__(
+        self, arguments: Sequence[str], environment: dict[str, str], *, stdout: int, stderr: int
+    ) -> subprocess.Popen[bytes]: ...
+
+
+def start_interpreter(
+    arguments: Sequence[str], environment: dict[str, str], *, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    """As a user does."""
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=stdout, stderr=stderr)
+
+
+# How programs start here; tests that are not about the start fork them instead (tests/conftest.py).
+start_python: StartPython = start_interpreter
+
+
 class WorkerProcess:
     """`python -m worker run` as a process of its own, its log in a file."""
 
@@ -70,9 +90,8 @@ class WorkerProcess:
 
     def start(self) -> Self:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self._command], env=self._environment, stdout=log, stderr=log
-            )
+            streams = {"stdout": log.fileno(), "stderr": log.fileno()}
+            self._process = start_python(self._command, self._environment, **streams)
         return self
 
     @property
@@ -253,14 +272,15 @@ def _message(body: bytes | dict[str, Any], properties: dict[str, Any]) -> aio_pi
 
 def run_cli(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """A command of `payment-worker`, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = start_python(["-m", "worker", *words], environment, stdout=out.fileno(), stderr=err.fileno())
+        try:
+            code = process.wait(60)
+        finally:
+            process.kill()  # only where it still runs
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(process.args, code, out.read(), err.read())
 
 
 def on_terminal(environment: dict[str, str], words: Sequence[str], *, columns: int) -> tuple[int, str]:
@@ -268,7 +288,7 @@ def on_terminal(environment: dict[str, str], words: Sequence[str], *, columns: i
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     plain = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
-    command = subprocess.Popen([sys.executable, "-m", "worker", *words], env=plain | {"TERM": "xterm"}, stdout=theirs)
+    command = start_python(["-m", "worker", *words], plain | {"TERM": "xterm"}, stdout=theirs, stderr=2)
     os.close(theirs)
     written = b""
     try:

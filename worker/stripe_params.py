@@ -1,6 +1,7 @@
 """The SDK's own types for the parameters of a PaymentIntent, held against what is about to be sent."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import stripe
@@ -26,6 +27,7 @@ class CreateParams:
             raise ParametersRefused("; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)) from None
 
 
+@cache
 def _strict_adapter() -> TypeAdapter[Any]:
     """The SDK's TypedDict as a validator that forbids what the type does not name.
 

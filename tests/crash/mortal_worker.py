@@ -1,9 +1,9 @@
 """A worker that dies by SIGKILL at a line of its own code, on request. Run as a program; see `Mortals`.
 
-It is a fork server: the imports are paid once, and each request {"die_at": "file.py:12", "order_id": "…"} forks a real
-worker, traced, that kills itself the first time that line is about to run for that order. "freeze_at" has it stop by
-SIGSTOP instead, once. Without either it lives; with "record" it writes the lines that ran, in their order, when it
-stops. "settings" are its own; "constants" replace those of its modules: {"publish_events.RELAY_EVERY_S": 0.1}.
+Its argument is a JSON object. {"die_at": "file.py:12", "order_id": "…"} has it be a real worker, traced, that kills
+itself the first time that line is about to run for that order. "freeze_at" has it stop by SIGSTOP instead, once.
+Without either it lives; with "record" it writes the lines that ran, in their order, when it stops. "settings" are its
+own; "constants" replace those of its modules: {"publish_events.RELAY_EVERY_S": 0.1}.
 "traced" names other files than those of the spine. "argv" has it be a command of the operators' desk instead of a
 worker: then every line is its own.
 """
@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -27,7 +26,6 @@ from typing import Any
 import worker
 from worker.app import run_worker
 from worker.cli import main as main_of_the_desk
-from worker.desk import discard, edit, replay, transfer  # noqa: F401 - paid once, here
 from worker.settings import read_settings
 from worker.telemetry import configure_logging
 
@@ -69,8 +67,8 @@ NOT_OF_AN_ORDER = ("_open_channel",)
 HOME = Path(worker.__file__).parent
 # A life is short here, and no Stripe repairs anything by itself.
 CONSTANTS = {"find_evidence.SETTLES_S": 0}
-# For what is in a ledger's thread to end: a transaction that is frozen holds up everybody else.
-QUIET_S = 0.05
+# Between two looks at what the ledger's threads do; what was handed to one has begun by then.
+LOOK_S = 0.05
 
 _body: contextvars.ContextVar[bytes] = contextvars.ContextVar("body", default=b"")
 
@@ -83,16 +81,16 @@ class Tracer:
     ) -> None:
         self._order_id = order_id
         self._traced = traced
+        self._files = {str(path): str(path.relative_to(HOME)) for path in HOME.rglob("*.py") if path.name in traced}
         self._die_at = die_at
         self._freeze_at = freeze_at
         self._records = die_at is None and freeze_at is None
         self.lines: dict[str, None] = {}
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        """Asked for every call that Python makes: most of what a traced life costs."""
         code = frame.f_code
-        if event != "call" or not is_traced(code.co_filename, self._traced):
-            return None
-        if code.co_name in NOT_OF_AN_ORDER:
+        if code.co_filename not in self._files or code.co_name in NOT_OF_AN_ORDER:
             return None
         if code.co_name == "process":
             _body.set(frame.f_locals["delivery"].body)
@@ -100,13 +98,13 @@ class Tracer:
 
     def _on_line(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
-            path = Path(frame.f_code.co_filename)
-            line = f"{path.relative_to(HOME)}:{frame.f_lineno}"
+            path = frame.f_code.co_filename
+            line = f"{self._files[path]}:{frame.f_lineno}"
             if line == self._die_at and self._is_of_order(frame):
                 os.kill(os.getpid(), signal.SIGKILL)
             if line == self._freeze_at and self._is_of_order(frame):
                 self._freeze_at = None
-                time.sleep(QUIET_S)
+                wait_for_quiet()
                 os.kill(os.getpid(), signal.SIGSTOP)
             is_new = self._records and line not in self.lines and frame.f_lineno in statements(path)
             if is_new and self._is_of_order(frame):
@@ -118,23 +116,28 @@ class Tracer:
         return at_the_desk or self._order_id.encode() in _body.get() or self._order_id in repr(frame.f_locals)
 
 
-@functools.cache
-def is_traced(name: str, traced: tuple[str, ...]) -> bool:
-    """Asked for every call that Python makes."""
-    return name.startswith(str(HOME)) and Path(name).name in traced
+def wait_for_quiet() -> None:
+    """Let what is in a ledger's thread end: a transaction that is frozen holds up everybody else."""
+    time.sleep(LOOK_S)
+    while any(map(is_in_ledger, sys._current_frames().values())):
+        time.sleep(LOOK_S)
+
+
+def is_in_ledger(frame: FrameType | None) -> bool:
+    """Whether a thread runs something of it, however far down; the loop's own, which asks, does not."""
+    while frame and not frame.f_code.co_filename.startswith(str(HOME / "ledger")):
+        frame = frame.f_back
+    return frame is not None
 
 
 @functools.cache
-def statements(path: Path) -> frozenset[int]:
+def statements(path: str) -> frozenset[int]:
     """Where the statements of a file start: a call spread over ten lines is one place to die at, not ten."""
-    return frozenset(node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt))
+    return frozenset(node.lineno for node in ast.walk(ast.parse(Path(path).read_text())) if isinstance(node, ast.stmt))
 
 
 def live(request: dict[str, Any]) -> int:
-    """One worker's life, in the forked child; its exit code."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    """One worker's life; its exit code."""
     configure_logging(level="info", as_json=True)
     for name, value in (CONSTANTS | request.get("constants", {})).items():
         module, _, constant = name.rpartition(".")
@@ -160,24 +163,5 @@ def live(request: dict[str, Any]) -> int:
     return code
 
 
-def main() -> None:
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                code = live(request)
-            except BaseException:  # noqa: BLE001 - a fork must never return into the server's loop
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(code)
-        print(json.dumps({"pid": pid}), flush=True)
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        while os.WIFSTOPPED(status):
-            print(json.dumps({"frozen": pid}), flush=True)
-            _, status = os.waitpid(pid, os.WUNTRACED)
-        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(live(json.loads(sys.argv[1])))

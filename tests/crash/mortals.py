@@ -4,16 +4,16 @@ import ast
 import asyncio
 import functools
 import json
-import os
 import signal
-import sys
+import subprocess
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import worker
+from tests.fork_server import fork_python
 from tests.harness import Shop, dead_letters, until
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -47,66 +47,64 @@ EFFECTS = (
 
 
 class Mortals:
-    """The fork server, one life at a time."""
+    """A worker's lives, one at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self._process = process
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._environment = environment | {"CLAIM_TTL": "0.5"}
         self._log = log
-        self._pid = 0
         self._request = ""
+        self._life: subprocess.Popen[bytes] | None = None
 
     async def start(self, **request: Any) -> None:
         """A life; see mortal_worker for what may be asked of it."""
-        assert self._process.stdin
-        self._request = json.dumps(request | {"log": str(self._log)})
-        self._process.stdin.write(self._request.encode() + b"\n")
-        self._pid = (await self._answer())["pid"]
+        self._request = json.dumps(request)
+        arguments = ("-m", "tests.crash.mortal_worker", self._request)
+        with self._log.open("ab") as log:
+            self._life = fork_python(arguments, self._environment, stdout=log.fileno(), stderr=log.fileno())
 
     async def death(self) -> int:
         """The exit code of the life that was started last."""
-        return int((await self._answer())["exit"])
+        return int(await self._until(self.life.poll, is_there=lambda code: code is not None))
 
     async def is_frozen(self) -> bool:
         """Waits for its freeze; False where it ended instead."""
-        return "frozen" in await self._answer()
+        state = await self._until(self._state, is_there=lambda state: state in ("T", "ended"))
+        return bool(state == "T")
 
     def wake(self) -> None:
-        os.kill(self._pid, signal.SIGCONT)
+        self.life.send_signal(signal.SIGCONT)
 
     async def stop(self) -> int:
-        os.kill(self._pid, signal.SIGTERM)
+        self.life.send_signal(signal.SIGTERM)
         return await self.death()
 
-    async def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
+    def end(self) -> None:
+        """Whatever it is at."""
+        if self._life:
+            self._life.kill()
+            self._life.wait(10)
+
+    @property
+    def life(self) -> subprocess.Popen[bytes]:
+        assert self._life is not None
+        return self._life
+
+    def _state(self) -> str:
+        """As /proc names it: T is stopped."""
+        if self.life.poll() is not None:
+            return "ended"
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), LIFE_S)
-        except TimeoutError:
-            line = b""
-        assert line, f"nothing came of {self._request}\n{self._log.read_text()[-3000:]}"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            return Path(f"/proc/{self.life.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return "ended"
 
-
-@asynccontextmanager
-async def mortals(environment: dict[str, str], log: Path) -> AsyncIterator[Mortals]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.crash.mortal_worker",
-        env=environment | {"CLAIM_TTL": "0.5"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    server = Mortals(process, log)
-    yield server
-    assert process.stdin
-    process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), 20)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    async def _until(self, look: Callable[[], Any], *, is_there: Callable[[Any], bool]) -> Any:
+        end = time.monotonic() + LIFE_S
+        while not is_there(found := look()):
+            if time.monotonic() > end:
+                raise AssertionError(f"nothing came of {self._request}\n{self._log.read_text()[-3000:]}")
+            await asyncio.sleep(0.005)
+        return found
 
 
 async def keep_errors(stripe: SandboxControl) -> None:

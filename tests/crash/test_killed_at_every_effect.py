@@ -6,7 +6,7 @@ them and right after it, on an order of its own.
 
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,12 @@ async def second_queue(shop: Shop) -> AsyncIterator[dict[str, str]]:
 
 
 @pytest.fixture
-async def second(
+def second(
     environment: dict[str, str], ledger_url: str, tmp_path: Path, second_queue: dict[str, str]
-) -> AsyncIterator[Mortals]:
-    settings = environment | second_queue | {"DATABASE_URL": ledger_url}
-    async with room.mortals(settings, tmp_path / "second.log") as server:
-        yield server
+) -> Iterator[Mortals]:
+    second = Mortals(environment | second_queue | {"DATABASE_URL": ledger_url}, tmp_path / "second.log")
+    yield second
+    second.end()
 
 
 def with_first_lives(places: list[tuple[str, str, str]]) -> dict[str, list[str]]:

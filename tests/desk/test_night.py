@@ -2,15 +2,15 @@
 
 import asyncio
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from tests import harness
 from tests.harness import Shop, WorkerProcess, dead_letters, run_cli, until
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -104,7 +104,8 @@ async def test_a_night_at_the_desk(
 
 async def kill_in_the_middle(environment: dict[str, str], words: list[str], *, resolved: int) -> int:
     """A command that is killed once so many letters are resolved."""
-    process = subprocess.Popen([sys.executable, "-m", "worker", *words], env=environment, stdout=subprocess.DEVNULL)
+    with Path(os.devnull).open("wb") as nowhere:
+        process = harness.start_python(["-m", "worker", *words], environment, stdout=nowhere.fileno(), stderr=2)
 
     async def enough() -> bool:
         done = await asyncio.to_thread(run_cli, environment, "status", "--json")
