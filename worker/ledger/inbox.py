@@ -79,7 +79,7 @@ def receive(conn: Connection, receipts: Sequence[Receipt]) -> Sequence[bool]:
     """Keep events that came in, many at once: see Ledger.run_grouped. False for each that was here already."""
     first = {each.event.event_id: each for each in reversed(receipts)}
     rows = [_row(first[event_id]) for event_id in sorted(first)]
-    kept = set(_keep(conn).execute(conn, rows).scalars())
+    kept = set(_keep(conn).execute(conn, rows))
     return [each.event.event_id in kept and each is first[each.event.event_id] for each in receipts]
 
 

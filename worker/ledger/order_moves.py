@@ -79,9 +79,7 @@ def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opene
     first = {opening.order.order_id: opening for opening in reversed(openings)}
     payments = {order_id: _opened(opening) for order_id, opening in first.items()}
     made = open_payments(conn, [(payments[each], first[each].now) for each in payments])
-    canceled = (
-        set(_canceled_before(conn).execute(conn, [{"order_id": each} for each in made]).scalars()) if made else ()
-    )
+    canceled = set(_canceled_before(conn).execute(conn, [{"order_id": each} for each in made])) if made else ()
     calls = {each: _first_call(first[each]) for each in made if each not in canceled}
     if calls:
         rows = [
@@ -116,7 +114,7 @@ def open_payments(conn: Connection, payments: Sequence[tuple[Payment, datetime]]
         # in one order for all workers, or two groups that share orders would wait for each other
         for payment, now in sorted(payments, key=lambda each: each[0].order_id)
     ]
-    return set(_insert_payments(conn).execute(conn, rows).scalars())
+    return set(_insert_payments(conn).execute(conn, rows))
 
 
 def record_answers(conn: Connection, recordings: Sequence[Recording]) -> Sequence[None]:
@@ -128,9 +126,9 @@ def record_answers(conn: Connection, recordings: Sequence[Recording]) -> Sequenc
         if not may_move(each.before.state, each.answer.payment.state):
             raise StaleMove(f"{each.before.order_id}: {each.before.state} may not become {each.answer.payment.state}")
     in_order = sorted(recordings, key=lambda each: each.before.order_id)
-    moved = _move_payments(conn).execute(conn, [_moved_row(each) for each in in_order]).scalars()
+    moved = _move_payments(conn).execute(conn, [_moved_row(each) for each in in_order])
     _require_all(moved, in_order, "has moved meanwhile")
-    ended = _end_operations(conn).execute(conn, [_ended_row(each) for each in in_order]).scalars()
+    ended = _end_operations(conn).execute(conn, [_ended_row(each) for each in in_order])
     _require_all(ended, in_order, "has ended its call already")
     stage_events(conn, [(each.event, each.now) for each in in_order])
     return [None] * len(recordings)
