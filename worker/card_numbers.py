@@ -19,6 +19,9 @@ _CANDIDATE: Final = re.compile(
     rb"|(?P<run>(?<![0-9])(?<![0-9]\.)[0-9](?:" + _SEPARATOR + rb"{0,2}[0-9]){11,})",
     re.IGNORECASE,
 )
+# The same where nothing is passed over and letters do not matter, which is some times as quick. It finds at least the
+# digits of every number that the one above does.
+_RUN: Final = re.compile(rb"[0-9](?<![0-9]{2})(?<![0-9]\.[0-9])(?:" + _SEPARATOR + rb"{0,2}[0-9]){11,}")
 _GROUP: Final = re.compile(rb"[0-9]+")
 _SECRET_FIELD: Final = re.compile(
     rb'("(?:cvc2?|cvv2?|card_?cvc|card_?number|security_?code)"\s*:\s*)("[^"\\]{1,64}"|[0-9]{1,19})', re.IGNORECASE
@@ -113,6 +116,8 @@ def _has_digits_for_a_card(plain: bytes) -> bool:
 
 def _mask_numbers(plain: bytes) -> bytes:
     """Until no card number is left: what one of them leaves of itself may be the first digits of the next."""
+    if all(_mask_groups(run[0]) == run[0] for run in _RUN.finditer(plain)):
+        return plain
     masked = _CANDIDATE.sub(_mask_run, plain)
     while masked != plain:
         plain, masked = masked, _CANDIDATE.sub(_mask_run, masked)
@@ -120,13 +125,15 @@ def _mask_numbers(plain: bytes) -> bytes:
 
 
 def _mask_run(match: re.Match[bytes]) -> bytes:
+    run = match["run"]
+    return match[0] if run is None else _mask_groups(run)
+
+
+def _mask_groups(run: bytes) -> bytes:
     """Masks what is a card number from one separator to another: beside it an expiry or a count may stand.
 
     Never a part of an unbroken run: every tenth long number has some stretch that passes Luhn.
     """
-    run = match["run"]
-    if run is None:
-        return match[0]
     groups = [(group.start(), group.end()) for group in _GROUP.finditer(run)]
     out, index = bytearray(run), 0
     while index < len(groups):

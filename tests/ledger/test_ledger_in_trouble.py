@@ -274,7 +274,7 @@ async def test_postgresql_that_is_stopped_is_unavailable_and_works_again_once_st
         try:
             await postgres.stop()
             for _ in range(2):
-                with pytest.raises(LedgerUnavailable, match="AdminShutdown|OperationalError"):
+                with pytest.raises(LedgerUnavailable, match=r"AdminShutdown|OperationalError"):
                     await claim(ledger)
         finally:
             await postgres.start()
