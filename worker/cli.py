@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,9 @@ from worker.errors import ConfigurationError, WorkerError
 
 # Everything else is imported by the command that needs it: `--help` and `run` start fast.
 
+# Python's own 700 has it search for garbage all through the imports, which make none: a tenth of the start.
+GC_THRESHOLD: Final = 20_000
+
 OK: Final = 0
 FAULT: Final = 1
 USAGE: Final = 2
@@ -22,6 +26,7 @@ USAGE: Final = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    gc.set_threshold(GC_THRESHOLD)
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     return _code_of(partial(command, arguments))
