@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tests.harness import until
 from tests.ledger import steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, PARAMS, claim, event, intent_answer, later, open_payment, order
@@ -194,3 +195,36 @@ async def test_what_a_killed_process_said_it_has_is_there(url: str, ledger: Ledg
     await program.wait()
     assert {row["order_id"] for row in await steps.rows(ledger, OPERATIONS)} >= set(said)
     assert len(said) >= 100
+
+
+async def test_what_nobody_waits_for_is_done_before_the_ledger_closes(open_ledger: OpenLedger, url: str) -> None:
+    told = [await steps.decide(open_ledger(), f"o-{number}") for number in range(3)]
+    async with Ledger(url) as ledger:
+        for number, each in enumerate(told):
+            ledger.run_soon(mark_published, Published(each.event_id, later(number)))
+    rows = await steps.rows(open_ledger(), EVENTS)
+    assert [row["published_at"] for row in rows] == [later(0), later(1), later(2)]
+
+
+async def test_what_nobody_waits_for_is_done_by_itself(ledger: Ledger) -> None:
+    told = await steps.decide(ledger)
+    ledger.run_soon(mark_published, Published(told.event_id, NOW))
+
+    def published_at(conn: sa.Connection) -> Any:
+        return conn.scalar(sa.select(EVENTS.c.published_at))
+
+    await until(lambda: ledger.look(published_at), what="the mark")  # no batch of others takes it along
+
+
+async def test_what_nobody_waits_for_and_fails_is_told_to_the_log_and_stops_nobody(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await open_payment(ledger)
+
+    def breaks(_: sa.Connection, rows: Sequence[int]) -> Sequence[None]:
+        raise KeyError(len(rows))
+
+    ledger.run_soon(breaks, 1)
+    assert (await ledger.run_grouped(open_orders, opening("o-2"))) is not None
+    assert "left_undone" in capsys.readouterr().out
+    assert (await ledger.run(moves.read_payment, "o-1")) is not None
