@@ -116,7 +116,7 @@ class CommandDoer:
         kept = await self._ledger.run(requests.keep, request, now=self._clock())
         if kept.state is RequestState.REMEMBERED and kept.payment is None:
             # The order may have come meanwhile, and have been opened without having seen this.
-            kept = await self._ledger.run(requests.keep, request, now=self._clock())
+            kept = await self._ledger.run(requests.keep_after_opening, request, now=self._clock())
             if kept.payment is None:
                 log.info("command.remembered", request_id=request.request_id)
                 return []

@@ -39,7 +39,7 @@ from worker.errors import (
 from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
 from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
-from worker.ledger.order_moves import Opened, Opening, Recording, open_orders, record_answers
+from worker.ledger.order_moves import Opened, Opening, Recording, first_call, open_orders, record_answers
 from worker.payment import (
     CREATE_INTENT,
     Answer,
@@ -63,6 +63,8 @@ log: Final = structlog.get_logger()
 # How often, and how long, one looks whether the other that asks for the same order has its answer.
 BUSY_LOOK_S: Final = 0.1
 BUSY_PATIENCE_S: Final = 10
+# A turn not used by then is taken anew: the rate is one of this moment.
+TURN_GOOD_S: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,13 @@ class Order:
 class Hold:
     """What one delivery holds while it works on a call: its claim, and its turn, which may be the one that tries.
 
-    call: as the ledger has it now, its askings included; there once it is claimed.
+    turned_at: when it got that, by the loop's clock. call: as the ledger has it now, with its askings; there once it
+    is claimed.
     """
 
     claim: str
     turn: int
+    turned_at: float
     call: Operation = field(init=False, repr=False)
 
 
@@ -136,11 +140,17 @@ class PaymentDecider:
         self._gateway.check_params(params)
         payment = None if live else await self._ledger.run(moves.read_payment, order.data.order_id)
         if payment is None:
-            async with self._turn_and_claim(live=live) as hold:
-                if opened := await self._open(order, params, hold):
-                    return await self._decide(opened.payment, params, hold, anew=True, begun=opened.call)
-                self._admission.pass_on_turn()
-            payment = await self._ledger.run(moves.known_payment, order.data.order_id)
+            try:
+                async with self._turn_and_claim(live=live) as hold:
+                    if opened := await self._open(order, params, hold):
+                        return await self._decide(opened.payment, params, hold, anew=True, begun=opened.call)
+                    self._admission.pass_on_turn()
+            except StripeAway:  # which a copy of an order that is decided need not wait for
+                payment = await self._ledger.run(moves.read_payment, order.data.order_id)
+                if payment is None or not payment.is_decided:
+                    raise
+            if payment is None:
+                payment = await self._ledger.run(moves.known_payment, order.data.order_id)
         return await self._decide_known(payment, order, params)
 
     async def _decide_known(self, payment: Payment, order: Order, params: Mapping[str, Any]) -> Decided:
@@ -192,7 +202,11 @@ class PaymentDecider:
             claim=hold.claim,
             now=self._clock(),
         )
-        return await self._ledger.run_grouped(open_orders, opening)
+        try:
+            return await self._ledger.run_grouped(open_orders, opening)
+        except LedgerUnavailable as away:  # it may have happened all the same, and then nobody works on it
+            self._unreleased.append((first_call(opening), hold.claim, self._failure_of(away)))
+            raise
 
     async def look_up(self, order_id: str) -> Decided:
         """The outcome as the ledger has it, with the event that told it first. Raises CallTransient for none."""
@@ -303,6 +317,10 @@ class PaymentDecider:
 
     async def _create_intent(self, hold: Hold) -> tuple[Intent, ClientSecret | None]:
         """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
+        if (
+            asyncio.get_running_loop().time() - hold.turned_at > TURN_GOOD_S
+        ):  # all who waited for the ledger would go at once
+            hold.turn = await self._admission.turn(live=False)
         try:
             return await self._send(hold)
         except (CallTransient, CallUnknown) as error:
@@ -369,16 +387,19 @@ class PaymentDecider:
         return Decided(answer.payment, event, secret)
 
     async def _release(self, operation: Operation, claim: str, error: BaseException) -> None:
-        failure = {
-            "at": self._clock().isoformat(),
-            "reason": getattr(error, "reason", type(error).__name__),
-            "error": str(error)[:300],
-        }
+        failure = self._failure_of(error)
         try:
             await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
         except LedgerUnavailable as away:  # we may take it over all the same; others see us alive, and would wait
             log.warning("claim.not_released", error=str(away))
             self._unreleased.append((operation, claim, failure))
+
+    def _failure_of(self, error: BaseException) -> Mapping[str, Any]:
+        return {
+            "at": self._clock().isoformat(),
+            "reason": getattr(error, "reason", type(error).__name__),
+            "error": str(error)[:300],
+        }
 
     async def release_left(self) -> None:
         """Release the claims that the ledger could not be told of at their end. Raises LedgerUnavailable."""
@@ -392,7 +413,7 @@ class PaymentDecider:
         """A claim counts only while its delivery is at work, even where the ledger could not be told of its end."""
         turn = await self._admission.turn(live=live)
         self._claims += 1
-        hold = Hold(f"{self._worker_id}/{self._claims}", turn)
+        hold = Hold(f"{self._worker_id}/{self._claims}", turn, asyncio.get_running_loop().time())
         self._live_claims.add(hold.claim)
         try:
             yield hold

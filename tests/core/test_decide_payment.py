@@ -67,7 +67,11 @@ async def stripe() -> ScriptedStripe:
 
 
 def make_decider(
-    ledger: Ledger, admission: Admission, stripe: ScriptedStripe, clock: Callable[[], datetime]
+    ledger: Ledger,
+    admission: Admission,
+    stripe: ScriptedStripe,
+    clock: Callable[[], datetime],
+    worker_id: str = "w-1",
 ) -> PaymentDecider:
     scripted: Any = stripe
     return PaymentDecider(
@@ -76,7 +80,7 @@ def make_decider(
         admission=admission,
         evidence=scripted,
         metrics=Metrics(),
-        worker_id="w-1",
+        worker_id=worker_id,
         claim_ttl_s=4,
         key_horizon_s=3600,
         event_source="payment-worker",

@@ -3,10 +3,13 @@
 import asyncio
 import sqlite3
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -228,3 +231,55 @@ async def test_what_nobody_waits_for_and_fails_is_told_to_the_log_and_stops_nobo
     assert (await ledger.run_grouped(open_orders, opening("o-2"))) is not None
     assert "left_undone" in capsys.readouterr().out
     assert (await ledger.run(moves.read_payment, "o-1")) is not None
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_lock_in_the_middle_of_row_by_row_is_waited_for_once(ledger: Ledger, tmp_path: Path) -> None:
+    """A row is refused, so that each is tried alone; another process takes the lock as soon as it can."""
+    other = sqlite3.connect(tmp_path / "payments.db", isolation_level=None, check_same_thread=False, timeout=30)
+
+    def refuse_and_lock(conn: sa.Connection, openings: Sequence[Opening]) -> Sequence[Any]:
+        if openings[0].order.order_id != "refused":
+            return open_orders(conn, openings)
+        if len(openings) == 1:  # its turn to be tried alone: as soon as it is undone the lock is the other's
+            conn.rollback()
+            other.execute("BEGIN IMMEDIATE")
+        raise ValueError("refused")
+
+    names = ["refused", *(f"o-{number}" for number in range(40))]
+    asked = (ledger.run_grouped(refuse_and_lock, opening(name)) for name in names)
+    started = time.monotonic()
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    other.execute("ROLLBACK")
+    other.close()
+    assert [type(end) for end in ends] == [ValueError, *[LedgerUnavailable] * 40]
+    assert time.monotonic() - started < 15, "each waited for it anew"
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_who_is_locked_out_holds_up_nobody_else(open_ledger: OpenLedger, url: str) -> None:
+    ledger = open_ledger()
+    with psycopg.connect(url.replace("+psycopg", "")) as psql:
+        for number in range(4):
+            psql.execute(
+                "INSERT INTO payments (order_id, state, amount_minor, currency, sequence, opened_at, moved_at)"
+                " VALUES (%s, 'open', 1, 'usd', 0, now(), now())",
+                (f"locked-{number}",),
+            )
+        locked = [asyncio.create_task(ledger.run_grouped(open_orders, opening(f"locked-{each}"))) for each in range(4)]
+        await asyncio.sleep(0)
+        others = await asyncio.wait_for(open_all(ledger, [opening(f"o-{number}") for number in range(60)]), 4)
+        later = await asyncio.wait_for(open_all(ledger, [opening(f"later-{number}") for number in range(60)]), 4)
+        assert all(others)
+        assert all(later)
+        assert not any(each.done() for each in locked)
+        psql.rollback()
+    assert all(await asyncio.gather(*locked))
+
+
+async def test_a_closed_ledger_says_so(url: str) -> None:
+    async with Ledger(url) as ledger:
+        pass
+    for asked in (ledger.run(moves.read_payment, "o-1"), ledger.run_grouped(open_orders, opening())):
+        with pytest.raises(LedgerUnavailable, match="closed"):
+            await asked

@@ -1,21 +1,27 @@
 """Requests in the ledger: one end each, by what Stripe shows, however many deliveries work on one side by side."""
 
+import asyncio
 import json
+import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Connection
 
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import HORIZON_S, NOW, call_arguments, later, open_payment, rows
 from tests.ledger.test_lives import SOURCE, bring, decided
+from tests.ledger.test_order_moves import opening
 from tests.stripe_story import Story
 from worker.errors import StaleMove
 from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
-from worker.ledger.schema import OPERATIONS
+from worker.ledger.order_moves import Opened, Opening, open_orders
+from worker.ledger.schema import OPERATIONS, PAYMENTS
 from worker.payment import Operation, PaymentEvent
-from worker.payment_command import AlreadySo, CommandKind, Refused, Request
+from worker.payment_command import AlreadySo, CommandKind, Refused, Request, RequestState
 from worker.stripe_event import CAPTURED_FOR, StripeEvent, shown_intent, shown_refund
 
 
@@ -178,3 +184,30 @@ async def test_a_payment_canceled_before_its_order_is_never_asked_for(open_ledge
     await ledger.run(requests.cancel_unasked, "o-1", livemode=False, source=SOURCE, now=NOW)
 
     assert isinstance(await ledger.run(moves.start_call, **call_arguments()), moves.Ended)
+
+
+async def test_of_a_cancel_and_the_opening_of_its_order_one_sees_the_other(open_ledger: OpenLedger) -> None:
+    """The opening has looked for a cancel, finds none, and takes long to commit."""
+    worker, other = open_ledger(), open_ledger()
+    cancel = request(CommandKind.CANCEL, "c-1")
+
+    def open_slowly(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opened | None]:
+        opened = open_orders(conn, openings)
+        time.sleep(0.5)
+        return opened
+
+    opens = asyncio.create_task(worker.run_grouped(open_slowly, opening("o-1")))
+    await asyncio.sleep(0.2)
+    kept = await other.run(requests.keep, cancel, now=NOW)
+    if kept.payment is None:
+        kept = await other.run(requests.keep_after_opening, cancel, now=NOW)
+    opened = await opens
+    assert opened
+    assert opened.call is None or kept.payment is not None
+
+
+async def test_waiting_for_an_opening_opens_nothing(open_ledger: OpenLedger) -> None:
+    ledger = open_ledger()
+    kept = await ledger.run(requests.keep_after_opening, request(CommandKind.CANCEL, "c-1"), now=NOW)
+    assert (kept.state, kept.payment) == (RequestState.REMEMBERED, None)
+    assert await rows(ledger, PAYMENTS) == []

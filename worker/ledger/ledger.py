@@ -40,6 +40,8 @@ SOON_S: Final = 0.05
 POSTGRES_LANES: Final = 8
 # A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
 LOCK_TIMEOUT_S: Final = 5
+# Many wait for a group: where a row of it is locked they go on without each other, soon.
+GROUP_LOCK_TIMEOUT_MS: Final = 300
 # A worker frozen in a transaction holds its rows no longer: above the patience of those who wait for one.
 FROZEN_TIMEOUT_S: Final = 8
 STATEMENT_TIMEOUT_S: Final = 15
@@ -68,6 +70,18 @@ class _Waiting:
     answer: asyncio.Future[Any] | None
     is_grouped: bool = False
     row: Any = None
+
+    def succeed(self, answer: object) -> None:
+        """Committed. Where its delivery was cancelled meanwhile, the move stands all the same."""
+        if self.answer and not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing is written, as far as is known."""
+        if self.answer is None:
+            log.warning("ledger.left_undone", move=self.move.__name__, error=str(error))
+        elif not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Ledger:
@@ -167,27 +181,49 @@ class Ledger:
                     await asyncio.sleep(GATHER_S)
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                 size = len(batch)
-                try:
-                    answers = await self._on_a_thread(self._commit_all, batch)
-                except (LedgerUnavailable, RuntimeError) as error:  # the second one: the threads take nothing any more
-                    why = error if isinstance(error, LedgerUnavailable) else "the ledger is closed"
-                    answers = [LedgerUnavailable(str(why)) for _ in batch]
-                for waiting, answer in zip(batch, answers, strict=True):
-                    if waiting.answer is None:
-                        if isinstance(answer, BaseException):
-                            log.warning("ledger.left_undone", move=waiting.move.__name__, error=str(answer))
-                    elif waiting.answer.done():  # its delivery was cancelled meanwhile; the move stands all the same
-                        continue
-                    elif isinstance(answer, BaseException):
-                        waiting.answer.set_exception(answer)
-                    else:
-                        waiting.answer.set_result(answer)
+                await self._write(batch)
         finally:
             self._writing = None
 
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        """All in one transaction. A failure undoes all, so that none is half done; each alone shows whose it was."""
+        try:
+            answers = await self._on_a_thread(self._commit_one, partial(_move_all, batch=batch))
+        except Exception as error:  # noqa: BLE001 - it goes to whoever asked
+            if len(batch) == 1:
+                batch[0].fail(error)
+            elif _is_for_all(error):
+                for waiting in batch:
+                    waiting.fail(LedgerUnavailable(str(error)))
+            elif self._is_sqlite:
+                await self._write_one_by_one(batch)
+            else:  # whoever is locked out waits alone, and the next batch goes on
+                alone = asyncio.gather(*(self._write([waiting]) for waiting in batch))
+                self._running.add(alone)
+                alone.add_done_callback(self._running.discard)
+        else:
+            for waiting, answer in zip(batch, answers, strict=True):
+                waiting.succeed(answer)
+
+    async def _write_one_by_one(self, batch: Sequence[_Waiting]) -> None:
+        for place, waiting in enumerate(batch):
+            try:
+                [answer] = await self._on_a_thread(self._commit_one, partial(_move_all, batch=[waiting]))
+            except Exception as error:  # noqa: BLE001 - it goes to whoever asked
+                waiting.fail(error)
+                if _is_for_all(error):  # each would wait as long for the same
+                    for other in batch[place + 1 :]:
+                        other.fail(LedgerUnavailable(str(error)))
+                    return
+            else:
+                waiting.succeed(answer)
+
     async def _on_a_thread(self, commit: Callable[[Any], T], what: object) -> T:
         """Raises LedgerUnavailable for a server that does not answer: one that is frozen closes no connection."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, commit, what)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, commit, what)
+        except RuntimeError:  # the threads take nothing any more
+            raise LedgerUnavailable("the ledger is closed") from None
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         try:
@@ -195,25 +231,6 @@ class Ledger:
                 return await asyncio.shield(running)
         except TimeoutError:
             raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
-
-    def _commit_all(self, batch: Sequence[_Waiting]) -> list[Any]:
-        if len(batch) > 1:
-            # Any failure undoes all of them, so that none is half done; one by one finds whose it was.
-            try:
-                with self.engine.begin() as conn:
-                    return _move_all(conn, batch)
-            except sa.exc.OperationalError as error:
-                if not _is_of_others(error):  # locked, full, away: so for each of them, and each would wait as long
-                    return [LedgerUnavailable(_told(error)) for _ in batch]
-            except Exception:  # noqa: BLE001, S110 - it comes again below, and goes to the delivery that asked
-                pass
-        answers: list[Any] = []
-        for waiting in batch:
-            try:
-                answers.extend(self._commit_one(partial(_move_all, batch=[waiting])))
-            except Exception as error:  # noqa: BLE001 - handed to the delivery that asked
-                answers.append(error)
-        return answers
 
     def _commit_one(self, move: Callable[[Connection], T], *, only_reads: bool = False) -> T:
         engine = self.engine.execution_options(only_reads=True) if only_reads else self.engine
@@ -334,6 +351,8 @@ def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any],
 
 def _move_all(conn: Connection, batch: Sequence[_Waiting]) -> list[Any]:
     """Each one's answer. The moves of one moment have no order among them, so a group is moved at once."""
+    if len(batch) > 1 and conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(f"SET LOCAL lock_timeout = {GROUP_LOCK_TIMEOUT_MS}")
     answers: list[Any] = [None] * len(batch)
     groups: dict[Callable[..., Any], list[int]] = {}
     for place, waiting in enumerate(batch):
@@ -347,9 +366,10 @@ def _move_all(conn: Connection, batch: Sequence[_Waiting]) -> list[Any]:
     return answers
 
 
-def _is_of_others(error: sa.exc.OperationalError) -> bool:
-    """Whether one row of the group met somebody else's transaction: PostgreSQL tells of a lock held, or a deadlock."""
-    return getattr(error.orig, "sqlstate", None) in ("55P03", "40P01")
+def _is_for_all(error: Exception) -> bool:
+    """Locked, full, away; not where a row met somebody else's: a lock held or a deadlock, by PostgreSQL's codes."""
+    cause = getattr(error.__cause__, "orig", None)
+    return isinstance(error, LedgerUnavailable) and getattr(cause, "sqlstate", None) not in ("55P03", "40P01")
 
 
 def _is_of_the_row(error: sa.exc.SQLAlchemyError) -> bool:

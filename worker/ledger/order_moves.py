@@ -80,7 +80,7 @@ def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opene
     payments = {order_id: _opened(opening) for order_id, opening in first.items()}
     made = open_payments(conn, [(payments[each], first[each].now) for each in payments])
     canceled = set(_canceled_before(conn).execute(conn, [{"order_id": each} for each in made])) if made else ()
-    calls = {each: _first_call(first[each]) for each in made if each not in canceled}
+    calls = {each: first_call(first[each]) for each in made if each not in canceled}
     if calls:
         rows = [
             operation_row(call, worker_id=first[each].worker_id, claim=first[each].claim)
@@ -178,7 +178,8 @@ def _opened(opening: Opening) -> Payment:
     )
 
 
-def _first_call(opening: Opening) -> Operation:
+def first_call(opening: Opening) -> Operation:
+    """The call that an opening freezes."""
     order = opening.order
     return frozen_call(
         order.order_id,

@@ -17,7 +17,7 @@ from schemas import in_both_units
 from worker.errors import StaleMove
 from worker.ledger import lives, moves
 from worker.ledger.moves import insert_if_absent
-from worker.ledger.schema import OPERATIONS, REQUESTS
+from worker.ledger.schema import OPERATIONS, PAYMENTS, REQUESTS
 from worker.payment import Operation, OperationState, Payment, PaymentEvent, PaymentState
 from worker.payment_command import (
     AlreadySo,
@@ -61,6 +61,10 @@ class Kept:
     told: Sequence[PaymentEvent]
 
 
+# A payment's row that is never kept.
+_UNOPENED: Final = {"state": PaymentState.OPEN, "amount_minor": 1, "currency": "xxx", "sequence": 0}
+
+
 def keep(conn: Connection, request: Request, *, now: datetime) -> Kept:
     """Write the request down, if it is new. Raises OtherRequest."""
     payment = moves.read_payment(conn, request.order_id)
@@ -92,6 +96,19 @@ def keep(conn: Connection, request: Request, *, now: datetime) -> Kept:
         return Kept(RequestState.OPEN, payment, [])
     events = [event for event in moves.events_of(conn, request.order_id) if event.event_id in ids]
     return Kept(RequestState(found.state), payment, events)
+
+
+def keep_after_opening(conn: Connection, request: Request, *, now: datetime) -> Kept:
+    """As keep, once whoever is opening the order's payment in this moment has committed it, or given it up.
+
+    On PostgreSQL an opening under way may have looked for a cancel before there was this one, and is not seen from here
+    before its commit; trying to open the payment too waits for that. SQLite has one writer at a time.
+    """
+    if conn.dialect.name == "postgresql":
+        trying = conn.begin_nested()
+        insert_if_absent(conn, PAYMENTS, _UNOPENED | {"order_id": request.order_id, "opened_at": now, "moved_at": now})
+        trying.rollback()
+    return keep(conn, request, now=now)
 
 
 def begin(
