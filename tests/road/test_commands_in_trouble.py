@@ -1,9 +1,11 @@
 """Commands that have to wait, that meet each other, and that meet a Stripe in trouble."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.harness import Shop, WorkerProcess, dead_letters, until
@@ -191,3 +193,21 @@ async def test_what_is_shown_is_told_by_stripes_own_clock(
     event: dict[str, Any] = await told(shop, "order-1", "payment.canceled")
 
     assert now - 1 <= datetime.fromisoformat(event["time"]).timestamp() < now + 60
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_a_cancel_beside_the_opening_of_its_order_is_carried_out(
+    make_worker: MakeWorker, shop: Shop, ledger_url: str
+) -> None:
+    """While an index is built, the order's payment is half open: not to be seen, and past the look for a cancel."""
+    await shop.subscribe("#")
+    await make_worker().until_subscribed()
+    with psycopg.connect(ledger_url.replace("+psycopg", "")) as psql:
+        psql.execute("LOCK TABLE operations IN SHARE MODE")  # as CREATE INDEX takes it
+        await shop.send({"order_id": "order-1", **PAID})
+        await asyncio.sleep(0.5)
+        await command(shop, CANCEL, {"order_id": "order-1", "request_id": "c-1", "refund_if_paid": True})
+        await asyncio.sleep(1)
+        psql.rollback()
+    await told(shop, "order-1", "payment.intent_created")
+    assert (await told(shop, "order-1", "payment.refunded"))["data"]["amount_refunded"] == "12.50"
