@@ -47,8 +47,6 @@ FROZEN_TIMEOUT_S: Final = 8
 STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
 CLOSE_TIMEOUT_S: Final = 1
-# The indexes of a million orders' ids, which come in no order; SQLite's own 2 MiB has it read pages again and again.
-CACHE_KIB: Final = 64 * 1024
 # What is written to one page by many commits is copied back once: 32 MiB of log instead of SQLite's own 4.
 WAL_PAGES: Final = 8000
 RESTED_S: Final = 0.5
@@ -320,7 +318,6 @@ def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
     for pragma in (
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"cache_size=-{CACHE_KIB}",
         f"wal_autocheckpoint={WAL_PAGES}",
     ):
         connection.execute(f"PRAGMA {pragma}")
