@@ -5,6 +5,7 @@ from typing import Any
 
 from aiormq.abc import ChannelFrame
 
+from tests.harness import until
 from worker.bus.gathered_writes import GatheredWrites
 
 
@@ -64,11 +65,10 @@ async def test_a_channel_that_is_over_waits_for_no_room() -> None:
     gathered = GatheredWrites(onward, is_over=lambda: is_over)
 
     await gathered.put(frame(b"a"))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     assert has_timers()
     is_over = True
-    await asyncio.sleep(0.01)
-    assert not has_timers()
+    await until(lambda: not has_timers(), what="nobody to wait for room")
 
 
 def has_timers() -> bool:

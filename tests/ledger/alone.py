@@ -6,7 +6,7 @@ from sqlalchemy.engine import Connection
 
 from schemas import OrderCreatedData
 from worker.ledger import moves, order_moves
-from worker.payment import Answer, Operation, Payment, PaymentEvent, PaymentState
+from worker.payment import Answer, Operation, Payment, PaymentEvent
 
 
 def open_payment(
@@ -19,21 +19,7 @@ def open_payment(
     now: datetime,
 ) -> Payment:
     """The order's payment, without its call."""
-    payment = Payment(
-        order_id=order.order_id,
-        state=PaymentState.OPEN,
-        amount_minor=order.amount_minor,
-        currency=order.currency,
-        customer_id=order.customer_id,
-        stripe_account=order.stripe_account,
-        payment_id=None,
-        status=None,
-        livemode=None,
-        sequence=0,
-        cause=cause,
-        correlation_id=correlation_id,
-        traceparent=traceparent,
-    )
+    payment = order_moves.opened_payment(order, cause=cause, correlation_id=correlation_id, traceparent=traceparent)
     made = order_moves.open_payments(conn, [(payment, now)])
     return payment if made else moves.read_payment(conn, order.order_id) or payment
 

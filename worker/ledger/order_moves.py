@@ -77,7 +77,12 @@ class Published:
 def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opened | None]:
     """Open each order's payment, freeze its call and claim it; None for an order that was here before."""
     first = {opening.order.order_id: opening for opening in reversed(openings)}
-    payments = {order_id: _opened(opening) for order_id, opening in first.items()}
+    payments = {
+        order_id: opened_payment(
+            each.order, cause=each.cause, correlation_id=each.correlation_id, traceparent=each.traceparent
+        )
+        for order_id, each in first.items()
+    }
     made = open_payments(conn, [(payments[each], first[each].now) for each in payments])
     canceled = set(_canceled_before(conn).execute(conn, [{"order_id": each} for each in made])) if made else ()
     calls = {each: first_call(first[each]) for each in made if each not in canceled}
@@ -159,8 +164,10 @@ def mark_published(conn: Connection, published: Sequence[Published]) -> Sequence
     return [None] * len(published)
 
 
-def _opened(opening: Opening) -> Payment:
-    order = opening.order
+def opened_payment(
+    order: OrderCreatedData, *, cause: str | None, correlation_id: str | None, traceparent: str | None
+) -> Payment:
+    """The payment of an order that has just been seen."""
     return Payment(
         order_id=order.order_id,
         state=PaymentState.OPEN,
@@ -172,9 +179,9 @@ def _opened(opening: Opening) -> Payment:
         status=None,
         livemode=None,
         sequence=0,
-        cause=opening.cause,
-        correlation_id=opening.correlation_id,
-        traceparent=opening.traceparent,
+        cause=cause,
+        correlation_id=correlation_id,
+        traceparent=traceparent,
     )
 
 
