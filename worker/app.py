@@ -54,7 +54,7 @@ STOP_MARGIN_S: Final = 3.5
 LETTERS_AT_ONCE: Final = 50
 CUT_OFF_EXIT: Final = 1
 # Not told of our end, the others see it by CLAIM_TTL.
-SIGN_OFF_TIMEOUT_S: Final = 1
+SIGN_OFF_TIMEOUT_S: Final = 0.5
 
 
 def now_utc() -> datetime:

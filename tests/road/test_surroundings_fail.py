@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,17 +267,26 @@ async def test_a_stop_that_nothing_answers_is_cut_off_in_its_time(
 async def test_a_frozen_database_holds_up_no_stop(
     make_worker: MakeWorker, shop: Shop, postgres: PrivatePostgres, stripe: SandboxControl
 ) -> None:
-    """Its processes neither answer nor close their connections; a stop must not wait for them."""
+    """Its processes neither answer nor close their connections; a stop must not wait for them, whatever is begun."""
     url = await postgres.create_database(f"frozen_{int(time.time())}")
     worker = await make_worker(DATABASE_URL=url, CLAIM_TTL="1").until_subscribed()
     await shop.send_all(orders(5))
     await until(lambda: worker.said("payment.intent_created"), what="a ledger in use")
+    await stripe.change_settings(latency_s=[1.5, 1.5])
+    await shop.send_all([{"order_id": f"order-late-{number}", "amount": "1.00"} for number in range(20)])
+    await until(partial(_is_asked, stripe, 20), what="Stripe to be asked, whose answer the ledger will not take")
     with frozen(postgres):
-        await shop.send_all([{"order_id": f"order-late-{number}", "amount": "1.00"} for number in range(5)])
+        await shop.send_all([{"order_id": f"order-later-{number}", "amount": "1.00"} for number in range(5)])
         await until(lambda: _is_taken(shop), what="the worker to have them in work")
         started = time.monotonic()
         assert await worker.stop() == 0
         assert time.monotonic() - started < 10
+    assert worker.said("consumer.cut")
+    assert "never retrieved" not in worker.log.read_text()
+
+
+async def _is_asked(stripe: SandboxControl, count: int) -> bool:
+    return len(await stripe.record(method="POST")) >= count
 
 
 def _takes_sigterm(worker: WorkerProcess) -> bool:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,12 +107,12 @@ class Ledger:
 
     async def __aexit__(self, *_: object) -> None:
         self._start_writing()
-        if self._writing:
-            await asyncio.wait([self._writing], timeout=None if self._is_sqlite else CLOSE_TIMEOUT_S)
         # A server that is frozen answers no thread of ours, ever: then they are left behind.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self._is_sqlite else CLOSE_TIMEOUT_S):
+                while unfinished := {*self._running, *([self._writing] if self._writing else [])}:
+                    await asyncio.wait(unfinished)
         self._threads.shutdown(wait=False)
-        if self._running:
-            await asyncio.wait(self._running, timeout=CLOSE_TIMEOUT_S)
         if not self._running:
             self.engine.dispose()
 
@@ -223,12 +224,17 @@ class Ledger:
         except RuntimeError:  # the threads take nothing any more
             raise LedgerUnavailable("the ledger is closed") from None
         self._running.add(running)
-        running.add_done_callback(self._running.discard)
+        running.add_done_callback(self._let_go)
         try:
             async with asyncio.timeout(self._answer_timeout_s):
                 return await asyncio.shield(running)
         except TimeoutError:
             raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
+
+    def _let_go(self, done: asyncio.Future[Any]) -> None:
+        self._running.discard(done)
+        if not done.cancelled():
+            done.exception()  # whoever waited for it may be gone: then asyncio would complain that nobody looked
 
     def _commit_one(self, move: Callable[[Connection], T], *, only_reads: bool = False) -> T:
         engine = self.engine.execution_options(only_reads=True) if only_reads else self.engine
