@@ -169,6 +169,15 @@ class Admission:
             raise
         return self._round
 
+    def turn_at_once(self) -> tuple[turns.Wanted, int] | None:
+        """For a turn that the ledger gives with something else: what it wants to know, and what give_up_trial wants.
+
+        None where others wait for a turn, or Stripe is not known to be well: then `turn` it is.
+        """
+        if self._stopping or self._belief is not Belief.WELL or self._dispensing:
+            return None
+        return turns.Wanted(CREATE, self._limit, self._clock()), self._round
+
     def pass_on_turn(self) -> None:
         """A turn was taken, and nothing is to be asked: whoever waits longest has it."""
         if place := self._next():

@@ -12,11 +12,11 @@ stands between two ledger transactions, never inside one. What a SIGKILL leaves 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -39,7 +39,17 @@ from worker.errors import (
 from worker.find_evidence import SENT_WITHIN_S, Absent, EvidenceFinder, Found
 from worker.ledger import moves, requests
 from worker.ledger.ledger import Ledger
-from worker.ledger.order_moves import Opened, Opening, Recording, first_call, open_orders, record_answers
+from worker.ledger.order_moves import (
+    NotDue,
+    Opened,
+    OpenedInTurn,
+    Opening,
+    Recording,
+    first_call,
+    open_in_turn,
+    open_orders,
+    record_answers,
+)
 from worker.payment import (
     CREATE_INTENT,
     Answer,
@@ -59,6 +69,8 @@ from worker.stripe_gateway import StripeGateway
 from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
+
+Answered = TypeVar("Answered")
 
 # How often, and how long, one looks whether the other that asks for the same order has its answer.
 BUSY_LOOK_S: Final = 0.1
@@ -88,15 +100,15 @@ class Order:
 
 @dataclass(slots=True)
 class Hold:
-    """What one delivery holds while it works on a call: its claim, and its turn, which may be the one that tries.
+    """What one delivery holds while it works on a call: its claim, and a turn once it has one, maybe that which tries.
 
-    turned_at: when it got that, by the loop's clock. call: as the ledger has it now, with its askings; there once it
+    turned_at: when that is, by the loop's clock. call: as the ledger has it now, with its askings; there once it
     is claimed.
     """
 
     claim: str
-    turn: int
-    turned_at: float
+    turn: int | None = None
+    turned_at: float = 0
     call: Operation = field(init=False, repr=False)
 
 
@@ -141,10 +153,9 @@ class PaymentDecider:
         payment = None if live else await self._ledger.run(moves.read_payment, order.data.order_id)
         if payment is None:
             try:
-                async with self._turn_and_claim(live=live) as hold:
-                    if opened := await self._open(order, params, hold):
+                async with self._claiming() as hold:
+                    if opened := await self._open_in_turn(order, params, hold, live=live):
                         return await self._decide(opened.payment, params, hold, anew=True, begun=opened.call)
-                    self._admission.pass_on_turn()
             except StripeAway:  # which a copy of an order that is decided need not wait for
                 payment = await self._ledger.run(moves.read_payment, order.data.order_id)
                 if payment is None or not payment.is_decided:
@@ -171,7 +182,8 @@ class PaymentDecider:
         attempt may follow one that is proven absent. Raises what leaves it undecided: CallTransient, CallUnknown,
         CallSystemic, StripeAway, LedgerUnavailable and others of errors.py.
         """
-        async with self._turn_and_claim(live=live) as hold:
+        async with self._claiming() as hold:
+            await self._wait_turn(hold, live=live)
             return await self._decide(payment, params, hold, anew=anew)
 
     async def _decide(
@@ -190,7 +202,8 @@ class PaymentDecider:
                 return decided
         return await self.look_up(payment.order_id)
 
-    async def _open(self, order: Order, params: Mapping[str, Any], hold: Hold) -> Opened | None:
+    async def _open_in_turn(self, order: Order, params: Mapping[str, Any], hold: Hold, *, live: bool) -> Opened | None:
+        """Open a payment once it is its turn: in one move where one is due, which is most of the time."""
         opening = Opening(
             order=order.data,
             cause=order.cause,
@@ -202,10 +215,26 @@ class PaymentDecider:
             claim=hold.claim,
             now=self._clock(),
         )
+        if free := self._admission.turn_at_once():
+            wanted, hold.turn = free
+            hold.turned_at = asyncio.get_running_loop().time()
+            in_turn = await self._opened(opening, self._ledger.run_grouped(open_in_turn, (opening, wanted)))
+            if isinstance(in_turn, OpenedInTurn):
+                hold.turned_at += in_turn.wait_s
+            if not isinstance(in_turn, NotDue):
+                return in_turn
+        await self._wait_turn(hold, live=live)
+        opening = replace(opening, now=self._clock())
+        opened = await self._opened(opening, self._ledger.run_grouped(open_orders, opening))
+        if opened is None:
+            self._admission.pass_on_turn()
+        return opened
+
+    async def _opened(self, opening: Opening, asked: Awaitable[Answered]) -> Answered:
         try:
-            return await self._ledger.run_grouped(open_orders, opening)
+            return await asked
         except LedgerUnavailable as away:  # it may have happened all the same, and then nobody works on it
-            self._unreleased.append((first_call(opening), hold.claim, self._failure_of(away)))
+            self._unreleased.append((first_call(opening), opening.claim, self._failure_of(away)))
             raise
 
     async def look_up(self, order_id: str) -> Decided:
@@ -317,10 +346,11 @@ class PaymentDecider:
 
     async def _create_intent(self, hold: Hold) -> tuple[Intent, ClientSecret | None]:
         """Ask with the key and the parameters frozen in the ledger; a few quick tries, in place."""
-        if (
-            asyncio.get_running_loop().time() - hold.turned_at > TURN_GOOD_S
-        ):  # all who waited for the ledger would go at once
-            hold.turn = await self._admission.turn(live=False)
+        since_s = asyncio.get_running_loop().time() - hold.turned_at
+        if since_s < 0:
+            await asyncio.sleep(-since_s)
+        elif since_s > TURN_GOOD_S:  # all who waited for the ledger would go at once
+            await self._wait_turn(hold, live=False)
         try:
             return await self._send(hold)
         except (CallTransient, CallUnknown) as error:
@@ -408,18 +438,22 @@ class PaymentDecider:
             await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
             del self._unreleased[0]
 
+    async def _wait_turn(self, hold: Hold, *, live: bool) -> None:
+        hold.turn = await self._admission.turn(live=live)
+        hold.turned_at = asyncio.get_running_loop().time()
+
     @asynccontextmanager
-    async def _turn_and_claim(self, *, live: bool) -> AsyncIterator[Hold]:
+    async def _claiming(self) -> AsyncIterator[Hold]:
         """A claim counts only while its delivery is at work, even where the ledger could not be told of its end."""
-        turn = await self._admission.turn(live=live)
         self._claims += 1
-        hold = Hold(f"{self._worker_id}/{self._claims}", turn, asyncio.get_running_loop().time())
+        hold = Hold(f"{self._worker_id}/{self._claims}")
         self._live_claims.add(hold.claim)
         try:
             yield hold
         finally:
             self._live_claims.discard(hold.claim)
-            self._admission.give_up_trial(hold.turn)
+            if hold.turn is not None:
+                self._admission.give_up_trial(hold.turn)
 
 
 def _hold_against(decided: Payment, late: Payment) -> None:

@@ -1,5 +1,6 @@
 """The steps of one order through the ledger, each with what it needs by default."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from schemas import OrderCreatedData
 from schemas.order_created import read_order
 from tests.ledger import alone
 from worker.errors import Refusal
-from worker.ledger import moves
+from worker.ledger import moves, turns
 from worker.ledger.ledger import Ledger
 from worker.payment import (
     CREATE_INTENT,
@@ -148,3 +149,9 @@ async def execute(ledger: Ledger, statement: sa.Executable) -> None:
         conn.execute(statement)
 
     await ledger.run(act)
+
+
+async def lease(ledger: Ledger, wanted: turns.Wanted, count: int) -> turns.Lease:
+    return await ledger.run(
+        turns.lease_turns, endpoint=wanted.endpoint, count=count, limit=wanted.limit, now=time.time()
+    )

@@ -18,10 +18,20 @@ from tests.ledger import steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, PARAMS, claim, event, intent_answer, later, open_payment, order
 from worker.errors import LedgerUnavailable, StaleMove
-from worker.ledger import moves, requests
+from worker.ledger import moves, requests, turns
 from worker.ledger.ledger import Ledger
-from worker.ledger.order_moves import Opening, Published, Recording, mark_published, open_orders, record_answers
-from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS
+from worker.ledger.order_moves import (
+    NotDue,
+    OpenedInTurn,
+    Opening,
+    Published,
+    Recording,
+    mark_published,
+    open_in_turn,
+    open_orders,
+    record_answers,
+)
+from worker.ledger.schema import EVENTS, OPERATIONS, PACE, PAYMENTS
 from worker.payment import OperationState, PaymentState
 from worker.payment_command import CommandKind, Request
 
@@ -46,6 +56,32 @@ async def open_all(ledger: Ledger, openings: Sequence[Opening]) -> list[Any]:
     """Many deliveries at one moment."""
     asked = (ledger.run_grouped(open_orders, each) for each in openings)
     return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), timeout=30)
+
+
+async def test_no_more_orders_are_opened_than_turns_are_due(ledger: Ledger) -> None:
+    wanted = turns.Wanted("POST /v1/payment_intents", 5, time.time())
+    asked = (ledger.run_grouped(open_in_turn, (opening("o-0"), wanted)) for _ in range(2))
+    assert all(isinstance(each, NotDue) for each in await asyncio.gather(*asked)), "nobody has ever taken one"
+    await steps.lease(ledger, wanted, 1)
+    await asyncio.sleep(0.4)  # then two are due: one at once, and one that was saved up
+
+    names = ["o-1", "o-2", "o-1", "o-3"]
+    answers = await asyncio.gather(
+        *(ledger.run_grouped(open_in_turn, (opening(name), replace(wanted, now=time.time()))) for name in names)
+    )
+    assert [type(answer) for answer in answers] == [OpenedInTurn, OpenedInTurn, NotDue, NotDue]
+    assert {row["order_id"] for row in await steps.rows(ledger, PAYMENTS)} == {"o-1", "o-2"}
+    assert (await steps.lease(ledger, wanted, 1)).wait_s > 0.1
+
+
+async def test_an_order_that_was_here_before_takes_no_turn(ledger: Ledger) -> None:
+    await ledger.run_grouped(open_orders, opening("o-1"))
+    wanted = turns.Wanted("POST /v1/payment_intents", 5, time.time())
+    await steps.lease(ledger, wanted, 1)
+    (before,) = await steps.rows(ledger, PACE)
+    await asyncio.sleep(0.4)
+    assert await ledger.run_grouped(open_in_turn, (opening("o-1"), replace(wanted, now=time.time()))) is None
+    assert await steps.rows(ledger, PACE) == [before]
 
 
 async def test_an_order_is_opened_with_its_call_claimed(ledger: Ledger) -> None:

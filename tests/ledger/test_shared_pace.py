@@ -51,6 +51,27 @@ async def test_the_leases_of_two_workers_never_overlap_and_come_at_the_rate(open
     assert len(await steps.rows(workers[0], PACE)) == 1
 
 
+def seen_then_taken(conn: sa.Connection, *, by_others: int) -> tuple[int, float]:
+    wanted = turns.Wanted(ENDPOINT, LIMIT, time.time())
+    seen = turns.look_at_turns(conn, wanted)
+    assert seen
+    if by_others:
+        turns.lease_turns(conn, endpoint=ENDPOINT, count=by_others, limit=LIMIT, now=wanted.now)
+    return seen.due, turns.take_seen(conn, seen, count=3)
+
+
+async def test_turns_that_were_seen_are_taken_unless_another_worker_was_faster(ledger: Ledger) -> None:
+    await lease(ledger)
+    await asyncio.sleep(2 * BURST_S)
+    due, wait_s = await ledger.run(seen_then_taken, by_others=0)
+    assert (due, wait_s) == (1 + BURST_S * LIMIT, 0)
+    assert (await lease(ledger)).wait_s == pytest.approx(3 / LIMIT - BURST_S, abs=0.05)
+    await asyncio.sleep(2 * BURST_S)
+    due, wait_s = await ledger.run(seen_then_taken, by_others=30)
+    assert due == 1 + BURST_S * LIMIT
+    assert wait_s == pytest.approx((30 + 3 - 1) / LIMIT - BURST_S, abs=0.05)
+
+
 async def test_the_next_lease_waits_until_the_one_before_is_used_up(ledger: Ledger) -> None:
     first = await lease(ledger, 5, limit=1)
     assert (first.wait_s, first.gap_s, first.count) == (pytest.approx(-BURST_S, abs=1e-3), 1, 5)

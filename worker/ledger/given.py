@@ -28,7 +28,11 @@ class Given:
     places: Sequence[str] | None
 
     def execute(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """What the statement returns, by its first column. rows: each with the columns by their names.
+        """What the statement returns, by its first column; otherwise as fetch."""
+        return [row[0] for row in self.fetch(conn, rows)]
+
+    def fetch(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """What the statement returns. rows: each with the columns by their names.
 
         By the driver's own cursor: SQLAlchemy's care for a statement costs more than the statement. Its errors are
         SQLAlchemy's all the same. Raises StatementError for a value that has no place in a row, and DBAPIError.
@@ -45,7 +49,7 @@ class Given:
         cursor = conn.connection.cursor()
         try:
             cursor.execute(self.sql, tuple(map(values.__getitem__, self.places)) if self.places else values)
-            return [row[0] for row in cursor.fetchall()] if cursor.description else []
+            return list(cursor.fetchall()) if cursor.description else []
         except dialect.loaded_dbapi.Error as error:
             raise sa.exc.DBAPIError.instance(
                 self.sql, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, dialect=dialect

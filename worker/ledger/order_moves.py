@@ -17,6 +17,7 @@ from worker.errors import StaleMove
 from worker.ledger.given import insert_given, over_given
 from worker.ledger.moves import IS_CANCEL_TO_COME, IS_OPEN, frozen_call, json_text, operation_row
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS, REQUESTS
+from worker.ledger.turns import Wanted, look_at_turns, take_seen
 from worker.payment import (
     CREATE_INTENT,
     Answer,
@@ -53,6 +54,17 @@ class Opened:
 
     payment: Payment
     call: Operation | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedInTurn(Opened):
+    """With its turn, which is to be waited for where another worker was faster: for wait_s seconds."""
+
+    wait_s: float
+
+
+class NotDue:
+    """No turn is due, and nothing is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,21 @@ def open_orders(conn: Connection, openings: Sequence[Opening]) -> Sequence[Opene
         Opened(payments[order_id], calls.get(order_id)) if order_id in made and opening is first[order_id] else None
         for opening in openings
         for order_id in (opening.order.order_id,)
+    ]
+
+
+def open_in_turn(conn: Connection, asked: Sequence[tuple[Opening, Wanted]]) -> Sequence[OpenedInTurn | NotDue | None]:
+    """As open_orders, each with a turn that is due and as many as are: what waits in line for one opens nothing.
+
+    An order that was here before takes none.
+    """
+    seen = look_at_turns(conn, asked[-1][1])
+    due = seen.due if seen else 0
+    opened = open_orders(conn, [opening for opening, _ in asked[:due]]) if due else ()
+    wait_s = take_seen(conn, seen, count=count) if seen and (count := sum(map(bool, opened))) else 0.0
+    return [
+        *(OpenedInTurn(each.payment, each.call, wait_s) if each else None for each in opened),
+        *(NotDue() for _ in asked[due:]),
     ]
 
 
