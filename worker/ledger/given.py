@@ -34,8 +34,7 @@ class Given:
     def fetch(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
         """What the statement returns. rows: each with the columns by their names.
 
-        By the driver's own cursor: SQLAlchemy's care for a statement costs more than the statement. Its errors are
-        SQLAlchemy's all the same. Raises StatementError for a value that has no place in a row, and DBAPIError.
+        Raises StatementError for a value that has no place in a row, and DBAPIError.
         """
         dialect = conn.dialect
         try:
@@ -46,16 +45,25 @@ class Given:
         except (TypeError, ValueError) as error:
             raise sa.exc.StatementError(str(error), self.sql, None, error) from None
         values = {**self.constants, _ROWS: text}
-        cursor = conn.connection.cursor()
-        try:
-            cursor.execute(self.sql, tuple(map(values.__getitem__, self.places)) if self.places else values)
-            return list(cursor.fetchall()) if cursor.description else []
-        except dialect.loaded_dbapi.Error as error:
-            raise sa.exc.DBAPIError.instance(
-                self.sql, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, dialect=dialect
-            ) from error
-        finally:
-            cursor.close()
+        return by_driver(conn, self.sql, tuple(map(values.__getitem__, self.places)) if self.places else values)
+
+
+def by_driver(conn: Connection, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+    """What a statement returns, by the driver's own cursor: SQLAlchemy's care for one costs more than the statement.
+
+    Raises DBAPIError, as SQLAlchemy does.
+    """
+    driver: Any = conn.dialect.loaded_dbapi
+    cursor = conn.connection.cursor()
+    try:
+        cursor.execute(sql, values)
+        return list(cursor.fetchall()) if cursor.description else []
+    except driver.Error as error:
+        raise sa.exc.DBAPIError.instance(
+            sql, None, error, driver.Error, hide_parameters=True, dialect=conn.dialect
+        ) from error
+    finally:
+        cursor.close()
 
 
 def over_given(

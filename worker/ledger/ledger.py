@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.errors import LedgerRefused, LedgerUnavailable
+from worker.ledger.given import by_driver
 
 log: Final = structlog.get_logger()
 
@@ -345,7 +346,7 @@ def _switch_to_wal(connection: Any) -> None:
 
 def _begin(conn: Connection) -> None:
     """Take the write lock at once, if at all: a transaction that upgrades later is refused without waiting."""
-    conn.exec_driver_sql("BEGIN" if conn.get_execution_options().get("only_reads") else "BEGIN IMMEDIATE")
+    by_driver(conn, "BEGIN" if conn.get_execution_options().get("only_reads") else "BEGIN IMMEDIATE")
 
 
 def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], conn: Connection) -> T:
@@ -355,7 +356,7 @@ def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any],
 def _move_all(conn: Connection, batch: Sequence[_Waiting]) -> list[Any]:
     """Each one's answer. The moves of one moment have no order among them, so a group is moved at once."""
     if len(batch) > 1 and conn.dialect.name == "postgresql":
-        conn.exec_driver_sql(f"SET LOCAL lock_timeout = {GROUP_LOCK_TIMEOUT_MS}")
+        by_driver(conn, f"SET LOCAL lock_timeout = {GROUP_LOCK_TIMEOUT_MS}")
     answers: list[Any] = [None] * len(batch)
     groups: dict[Callable[..., Any], list[int]] = {}
     for place, waiting in enumerate(batch):
