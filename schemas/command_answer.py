@@ -18,7 +18,7 @@ ToldRequestId = Annotated[
 class CommandFailure(BaseModel):
     """Why a command was not carried out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     code: str = Field(
         min_length=1,

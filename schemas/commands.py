@@ -31,7 +31,7 @@ RequestId = Annotated[
 
 class _Command(BaseModel):
     # As for an order: unknown fields are ignored, and 1 is no "1".
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore", strict=True)
 
     order_id: OrderId
 

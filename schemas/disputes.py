@@ -15,7 +15,7 @@ from schemas.payment_snapshot import PaymentSnapshot
 class Dispute(BaseModel):
     """One dispute; its currency may be another than the payment's."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     dispute_id: str = Field(min_length=1, description="Stripe's Dispute id.", examples=["du_123"])
     amount: MajorUnits

@@ -86,7 +86,7 @@ class IncomingEvent:
 class CloudEvent(BaseModel, Generic[DataT]):
     """A structured CloudEvent. Extension attributes beyond those named are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     specversion: Literal["1.0"] = "1.0"
     id: str = Field(min_length=1, max_length=255, description="The same outcome told again has the same id.")

@@ -69,7 +69,7 @@ Metadata = Annotated[
 
 class _Part(BaseModel):
     # Unknown fields are ignored, so that producers can move first; strict, so that 1 is no "1".
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore", strict=True)
 
 
 class Address(_Part):

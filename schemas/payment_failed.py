@@ -13,7 +13,7 @@ FailureCategory = Literal["declined", "authentication_required", "invalid_reques
 class Failure(BaseModel):
     """Why. `code` and `decline_code` are Stripe's own and not for a customer's eyes; `message` is."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     category: FailureCategory
     code: str | None = Field(default=None, examples=["card_declined"])

@@ -8,7 +8,7 @@ from schemas.order_created import OrderId
 class PaymentReply(BaseModel):
     """The private answer to an order event that set `reply_to`: a plain object, no CloudEvent."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     order_id: OrderId | None = Field(description="None where the order could not be read.")
     payment_id: str | None

@@ -15,7 +15,7 @@ from schemas.order_created import OrderId
 class PaymentSummary(BaseModel):
     """The payment as far as it is known."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     order_id: OrderId
     payment_id: str | None = Field(default=None, description="Stripe's PaymentIntent id, where one was made.")

@@ -16,7 +16,7 @@ from schemas.payment_snapshot import PaymentSnapshot
 class Refund(BaseModel):
     """One refund, in the payment's currency."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     refund_id: str = Field(min_length=1, description="Stripe's Refund id.", examples=["re_123"])
     request_id: ToldRequestId | None = Field(default=None)

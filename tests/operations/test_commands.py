@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import run_cli
+from worker.desk.commands import LETTER_STATES
+from worker.letter import LetterState
 from worker.sandbox.postgres import PrivatePostgres
 from worker.sandbox.stripe_control import SandboxControl
 
@@ -220,3 +222,15 @@ def test_importing_the_worker_touches_no_environment() -> None:
     )
 
     assert done.stdout.strip() == "True"
+
+
+def test_words_for_a_letters_state_are_those_that_there_are() -> None:
+    assert [*LETTER_STATES] == [*LetterState]
+
+
+def test_words_alone_need_no_library() -> None:
+    """Whoever asks for help, or has mistyped, is answered at once."""
+    heavy = {"pydantic", "sqlalchemy", "aiohttp", "stripe", "structlog", "rich"}
+    told = "import sys, worker.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    assert not heavy.intersection(loaded)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from schemas import is_command
@@ -18,6 +17,7 @@ from worker.errors import ConfigurationError, StaleMove
 from worker.ledger import moves
 from worker.ledger.acts import CHUNK, chunks, note
 from worker.ledger.edited_letters import EDITED, MADE, UNDONE, is_undone, successors
+from worker.ledger.given import insert_into
 from worker.ledger.letter_figures import Worth, worth_of
 from worker.ledger.letters import (
     CHUNK_BYTES,
@@ -185,8 +185,7 @@ def add_all(
     rows: as of row_of, taken as they come, a chunk at a time; what one was edited from comes before it, or is here.
     vouched: no call was begun for them elsewhere; those that were imported before are freed then.
     """
-    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(LETTERS)
-    insert_absent = insert.on_conflict_do_nothing().returning(LETTERS.c.letter_id)
+    insert_absent = insert_into(conn.dialect.name, LETTERS).on_conflict_do_nothing().returning(LETTERS.c.letter_id)
     added, known = Worth(), 0
     for some in batches(rows, most=CHUNK, size_of=lambda row: int(row["size_bytes"])):
         new = [str(letter_id) for letter_id in conn.scalars(insert_absent, some)]
