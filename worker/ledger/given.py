@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 _ROWS: Final = "rows"
@@ -124,11 +124,7 @@ def insert_given(
 
 def insert_into(dialect: str, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT is spelled alike in both dialects, but built by each of them."""
-    if dialect == "sqlite":
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - with all its drivers, a fortieth of a second
-
-    return postgresql.insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def _utc(value: object) -> datetime:
