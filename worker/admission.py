@@ -100,7 +100,7 @@ class Belief(Enum):
 
 
 class Admission:
-    """Every call that changes something at Stripe goes through here: `await turn(...)`, then `async with call(): …`."""
+    """Every call that changes something at Stripe goes through here: its turn, then `async with call(): …`."""
 
     def __init__(self, *, ledger: Ledger, limit: float, most_out: int, clock: Callable[[], float]) -> None:
         self._ledger = ledger

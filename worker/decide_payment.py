@@ -218,19 +218,19 @@ class PaymentDecider:
         if free := self._admission.turn_at_once():
             wanted, hold.turn = free
             hold.turned_at = asyncio.get_running_loop().time()
-            in_turn = await self._opened(opening, self._ledger.run_grouped(open_in_turn, (opening, wanted)))
+            in_turn = await self._await_opening(opening, self._ledger.run_grouped(open_in_turn, (opening, wanted)))
             if isinstance(in_turn, OpenedInTurn):
                 hold.turned_at += in_turn.wait_s
             if not isinstance(in_turn, NotDue):
                 return in_turn
         await self._wait_turn(hold, live=live)
         opening = replace(opening, now=self._clock())
-        opened = await self._opened(opening, self._ledger.run_grouped(open_orders, opening))
+        opened = await self._await_opening(opening, self._ledger.run_grouped(open_orders, opening))
         if opened is None:
             self._admission.pass_on_turn()
         return opened
 
-    async def _opened(self, opening: Opening, asked: Awaitable[Answered]) -> Answered:
+    async def _await_opening(self, opening: Opening, asked: Awaitable[Answered]) -> Answered:
         try:
             return await asked
         except LedgerUnavailable as away:  # it may have happened all the same, and then nobody works on it
