@@ -21,6 +21,7 @@ Order = Callable[[str], dict[str, Any]]
 
 SCENARIOS: dict[str, Order] = {
     "created": lambda order_id: {"order_id": order_id, "amount": "12.50"},
+    "queued": lambda order_id: {"order_id": order_id, "amount": "12.50"},
     "declined": lambda order_id: {
         "order_id": order_id,
         "amount": "12.50",
@@ -31,6 +32,10 @@ SCENARIOS: dict[str, Order] = {
     "absent": lambda order_id: {"order_id": order_id, "amount": "12.50"},
     "bad": lambda order_id: {"order_id": order_id, "amount": "12.505"},
 }
+# What the lives of a scenario are asked for besides.
+LIVES: dict[str, dict[str, Any]] = {
+    "queued": {"constants": {"pace.BURST_S": -0.05}}
+}  # no turn is due: each is waited for
 # A death is waited for no longer.
 LIFE_S = 30
 # What is seen outside the process, or outlives it.
@@ -118,7 +123,7 @@ async def lines_of_each_scenario(mortals: Mortals, shop: Shop, folder: Path, rep
     found: dict[str, list[str]] = {}
     for scenario, make in SCENARIOS.items():
         order_id, record = f"first-{scenario}", folder / f"{scenario}.json"
-        await mortals.start(order_id=order_id, record=str(record))
+        await mortals.start(order_id=order_id, record=str(record), **LIVES.get(scenario, {}))
         await shop.send(make(order_id), reply_to=reply_to, message_id=order_id)
         await until(lambda: order_id in _replied(shop), what="the reply")  # noqa: B023 - used at once
         await until(lambda: is_empty(shop), what="the queue to be empty")

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 from tests.crash import mortals as room
-from tests.crash.mortals import SCENARIOS, Mortals, keep_errors, line_after, named_after, one_each, paid, round_effects
+from tests.crash.mortals import (
+    LIVES,
+    SCENARIOS,
+    Mortals,
+    keep_errors,
+    line_after,
+    named_after,
+    one_each,
+    paid,
+    round_effects,
+)
 from tests.harness import Shop, until
 from worker.ledger import moves
 from worker.ledger.ledger import open_engine
@@ -92,7 +102,7 @@ async def test_a_worker_frozen_round_any_effect_wakes_after_another_has_finished
     await second.start()
     for scenario, place, order_id in places:
         order = SCENARIOS[scenario](order_id)
-        await mortals.start(freeze_at=place, order_id=order_id)
+        await mortals.start(freeze_at=place, order_id=order_id, **LIVES.get(scenario, {}))
         await shop.send(order, reply_to=reply_to, correlation_id="frozen")
         if not await mortals.is_frozen():
             continue
@@ -124,7 +134,7 @@ async def test_orders_killed_round_any_effect_and_sent_again_with_keys_too_old_a
     survived = []
     for scenario, place, order_id in places:
         await shop.send(SCENARIOS[scenario](order_id), message_id=order_id, reply_to=reply_to)
-        await mortals.start(die_at=place, order_id=order_id)
+        await mortals.start(die_at=place, order_id=order_id, **LIVES.get(scenario, {}))
         if await mortals.death() != -signal.SIGKILL:
             survived.append(place)
         await shop.purge_orders()

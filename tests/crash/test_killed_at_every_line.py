@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash.mortals import (
+    LIVES,
     SCENARIOS,
     Mortals,
     is_empty,
@@ -49,7 +50,7 @@ async def test_a_sigkill_at_any_line_leaves_one_intent_and_one_event_per_order(
             order_id = f"{scenario}-{named_after(place)}"
             sent[scenario].append(order_id)
             await shop.send(SCENARIOS[scenario](order_id), reply_to=reply_to, message_id=order_id)
-            await mortals.start(die_at=place, order_id=order_id)
+            await mortals.start(die_at=place, order_id=order_id, **LIVES.get(scenario, {}))
             if await mortals.death() != -signal.SIGKILL:
                 survived.append(place)
     await mortals.start()

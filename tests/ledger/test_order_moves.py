@@ -60,9 +60,9 @@ async def open_all(ledger: Ledger, openings: Sequence[Opening]) -> list[Any]:
 
 async def test_no_more_orders_are_opened_than_turns_are_due(ledger: Ledger) -> None:
     wanted = turns.Wanted("POST /v1/payment_intents", 5, time.time())
-    asked = (ledger.run_grouped(open_in_turn, (opening("o-0"), wanted)) for _ in range(2))
-    assert all(isinstance(each, NotDue) for each in await asyncio.gather(*asked)), "nobody has ever taken one"
-    await steps.lease(ledger, wanted, 1)
+    first = await ledger.run_grouped(open_in_turn, (opening("o-0"), wanted))
+    assert isinstance(first, OpenedInTurn), "nobody has ever taken one"
+    assert first.wait_s == 0
     await asyncio.sleep(0.4)  # then two are due: one at once, and one that was saved up
 
     names = ["o-1", "o-2", "o-1", "o-3"]
@@ -70,7 +70,7 @@ async def test_no_more_orders_are_opened_than_turns_are_due(ledger: Ledger) -> N
         *(ledger.run_grouped(open_in_turn, (opening(name), replace(wanted, now=time.time()))) for name in names)
     )
     assert [type(answer) for answer in answers] == [OpenedInTurn, OpenedInTurn, NotDue, NotDue]
-    assert {row["order_id"] for row in await steps.rows(ledger, PAYMENTS)} == {"o-1", "o-2"}
+    assert {row["order_id"] for row in await steps.rows(ledger, PAYMENTS)} == {"o-0", "o-1", "o-2"}
     assert (await steps.lease(ledger, wanted, 1)).wait_s > 0.1
 
 
@@ -180,7 +180,10 @@ async def test_a_stale_answer_among_many_is_stale_alone(ledger: Ledger) -> None:
         recordings.append(Recording(payments[name], answer, calls[name], event(answer), later(1)))
     asked = (ledger.run_grouped(record_answers, each) for each in recordings)
     ends = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(end) for end in ends] == [type(None), StaleMove, type(None), StaleMove, type(None)]
+    *others, last = [type(end) for end in ends]
+    twice = others[2:]  # side by side on PostgreSQL: which of the two is first is not said
+    assert [*others[:2], last] == [type(None), StaleMove, type(None)]
+    assert sorted(twice, key=str) == [type(None), StaleMove]
     assert str(ends[1]) == "o-2 has moved meanwhile"
     assert len(await steps.rows(ledger, EVENTS)) == 4
 

@@ -117,12 +117,12 @@ def open_in_turn(conn: Connection, asked: Sequence[tuple[Opening, Wanted]]) -> S
     An order that was here before takes none.
     """
     seen = look_at_turns(conn, asked[-1][1])
-    due = seen.due if seen else 0
-    opened = open_orders(conn, [opening for opening, _ in asked[:due]]) if due else ()
-    wait_s = take_seen(conn, seen, count=count) if seen and (count := sum(map(bool, opened))) else 0.0
+    in_turn, in_line = asked[: seen.due], asked[seen.due :]
+    opened = open_orders(conn, [opening for opening, _ in in_turn]) if in_turn else ()
+    wait_s = take_seen(conn, seen, count=count) if (count := sum(map(bool, opened))) else 0.0
     return [
         *(OpenedInTurn(each.payment, each.call, wait_s) if each else None for each in opened),
-        *(NotDue() for _ in asked[due:]),
+        *(NotDue() for _ in in_line),
     ]
 
 

@@ -62,13 +62,12 @@ def lease_turns(conn: Connection, *, endpoint: str, count: int, limit: float, no
     return Lease(wait_s=first_at - now, gap_s=1 / per_second, count=count)
 
 
-def look_at_turns(conn: Connection, wanted: Wanted) -> Seen | None:
-    """None where nobody has taken one yet. Nothing is locked: no worker waits for what is done before take_seen."""
-    row = {"endpoint": wanted.endpoint, "now": wanted.now}
-    for next_at, slowed_to, slowed_at, now in _look(conn).fetch(conn, [row]):
-        per_second = pace.per_second_now(wanted.limit, slowed_to=slowed_to, slowed_at=slowed_at, now=now)
-        return Seen(wanted, next_at, per_second, now)
-    return None
+def look_at_turns(conn: Connection, wanted: Wanted) -> Seen:
+    """Nothing is locked: no worker waits for what is done before take_seen."""
+    rows = _look(conn).fetch(conn, [{"endpoint": wanted.endpoint, "now": wanted.now}])
+    next_at, slowed_to, slowed_at, now = rows[0] if rows else (0.0, None, None, wanted.now)  # nobody has taken one yet
+    per_second = pace.per_second_now(wanted.limit, slowed_to=slowed_to, slowed_at=slowed_at, now=now)
+    return Seen(wanted, next_at, per_second, now)
 
 
 def take_seen(conn: Connection, seen: Seen, *, count: int) -> float:
