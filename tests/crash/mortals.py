@@ -38,6 +38,10 @@ LIVES: dict[str, dict[str, Any]] = {
 }  # no turn is due: each is waited for
 # A death is waited for no longer.
 LIFE_S = 30
+# Nor where its work is over, after which it may still die at what comes last.
+OVER_S = 2
+# A place that was missed is tried again, with an order of its own.
+TRIES = 3
 # What is seen outside the process, or outlives it.
 EFFECTS = (
     "ledger.run",
@@ -70,6 +74,27 @@ class Mortals:
     async def death(self) -> int:
         """The exit code of the life that was started last."""
         return int(await self._until(self.life.poll, is_there=lambda code: code is not None))
+
+    async def dies(self, *, unless: Callable[[], object]) -> bool:
+        """Whether the life that was started last kills itself; False, and it is stopped, where its work is over first.
+
+        Its work may take another way than it was recorded on: others may wait for turns, or two events change places.
+        """
+        over_at = 0.0
+
+        def is_over() -> str | None:
+            nonlocal over_at
+            if self.life.poll() is not None:
+                return "ended"
+            if not unless():
+                return None
+            over_at = over_at or time.monotonic()
+            return "over" if time.monotonic() - over_at > OVER_S else None
+
+        if await self._until(is_over, is_there=lambda state: state is not None) == "ended":
+            return self.life.returncode == -signal.SIGKILL
+        await self.stop()
+        return False
 
     async def is_frozen(self) -> bool:
         """Waits for its freeze; False where it ended instead."""
@@ -125,7 +150,7 @@ async def lines_of_each_scenario(mortals: Mortals, shop: Shop, folder: Path, rep
         order_id, record = f"first-{scenario}", folder / f"{scenario}.json"
         await mortals.start(order_id=order_id, record=str(record), **LIVES.get(scenario, {}))
         await shop.send(make(order_id), reply_to=reply_to, message_id=order_id)
-        await until(lambda: order_id in _replied(shop), what="the reply")  # noqa: B023 - used at once
+        await until(lambda: order_id in replied(shop), what="the reply")  # noqa: B023 - used at once
         await until(lambda: is_empty(shop), what="the queue to be empty")
         assert await mortals.stop() == 0
         found[scenario] = json.loads(record.read_text())
@@ -185,7 +210,7 @@ def _statements(name: str) -> dict[int, str]:
     }
 
 
-def _replied(shop: Shop) -> set[str]:
+def replied(shop: Shop) -> set[str]:
     return {reply["order_id"] for _, reply in shop.replies}
 
 
