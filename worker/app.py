@@ -33,6 +33,7 @@ from worker.land_letters import LetterIntake
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate, require_head
+from worker.metrics import Metrics
 from worker.process_order import OrderProcessor
 from worker.publish_events import EventRelay
 from worker.receive_webhooks import WebhookReceiver
@@ -43,7 +44,6 @@ from worker.retry_policy import RUNGS_S
 from worker.settings import Settings
 from worker.stripe_gateway import StripeGateway
 from worker.surroundings import Surroundings
-from worker.telemetry import Metrics
 from worker.watch_authorizations import AuthorizationWatch
 
 log: Final = structlog.get_logger()

@@ -15,12 +15,12 @@ from worker.errors import BusUnavailable, LedgerUnavailable, WorkerError
 from worker.ledger import inbox, lives
 from worker.ledger.inbox import Waiting
 from worker.ledger.ledger import Ledger
+from worker.metrics import Metrics
 from worker.payment import Payment, PaymentEvent
 from worker.payment_life import Settlement
 from worker.publish_events import EventRelay
 from worker.stripe_event import CHARGE, PAYMENT_INTENT, REFUND, InboxState, StripeEvent
 from worker.stripe_gateway import API_VERSION, StripeGateway
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

@@ -102,9 +102,9 @@ def _positive(word: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from worker.app import run_worker  # noqa: PLC0415
+    from worker.logs import configure_logging  # noqa: PLC0415
     from worker.run_processes import run_processes, settings_of  # noqa: PLC0415
     from worker.settings import read_settings  # noqa: PLC0415
-    from worker.telemetry import configure_logging  # noqa: PLC0415
 
     settings = read_settings(os.environ)
     as_json = settings.log_format == "json" if settings.log_format else not sys.stderr.isatty()
@@ -127,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from worker.check import check  # noqa: PLC0415
-    from worker.telemetry import configure_logging  # noqa: PLC0415
+    from worker.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(level="error", as_json=False)
     findings = asyncio.run(check(os.environ))

@@ -13,8 +13,8 @@ import structlog
 from worker.bus.delivery import Delivery
 from worker.bus.subscription import Subscription
 from worker.errors import BusUnavailable, WorkerError
+from worker.metrics import Metrics
 from worker.outcome import DeadLetter, Done, GiveBack, Outcome
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

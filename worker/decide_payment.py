@@ -50,6 +50,7 @@ from worker.ledger.order_moves import (
     open_orders,
     record_answers,
 )
+from worker.metrics import Metrics
 from worker.payment import (
     CREATE_INTENT,
     Answer,
@@ -66,7 +67,6 @@ from worker.payment import (
 )
 from worker.retry_policy import QUICK_TRIES, QUICK_WAIT_S
 from worker.stripe_gateway import StripeGateway
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

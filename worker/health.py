@@ -7,7 +7,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from worker.errors import ConfigurationError
-from worker.telemetry import Metrics
+from worker.metrics import Metrics
 
 
 @asynccontextmanager

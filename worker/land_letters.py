@@ -22,8 +22,8 @@ from worker.errors import BusUnavailable, LedgerUnavailable
 from worker.ledger import letters
 from worker.ledger.ledger import Ledger
 from worker.letter import Letter, LetterState, cause_of, group_of
+from worker.metrics import Metrics
 from worker.read_order import order_in, told_order_id, value_in
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

@@ -17,8 +17,8 @@ from worker.errors import BusUnavailable, LedgerUnavailable, Unroutable
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.order_moves import Published, mark_published
+from worker.metrics import Metrics
 from worker.payment import PaymentEvent
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

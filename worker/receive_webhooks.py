@@ -16,9 +16,9 @@ from aiohttp import web
 from worker.errors import LedgerRefused, LedgerUnavailable
 from worker.ledger import inbox
 from worker.ledger.ledger import Ledger
+from worker.metrics import Metrics
 from worker.stripe_event import StripeEvent, read_stripe_event
 from worker.stripe_signature import SignatureRefused, check_signature
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

@@ -15,9 +15,9 @@ from worker.errors import BusUnavailable, CallSystemic, LedgerUnavailable, Worke
 from worker.ledger import figures, inbox, letter_figures, moves
 from worker.ledger.ledger import Ledger
 from worker.letter import LetterState
+from worker.metrics import Metrics
 from worker.stripe_event import InboxState
 from worker.stripe_gateway import StripeGateway
-from worker.telemetry import Metrics
 
 log: Final = structlog.get_logger()
 

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from worker.client_secret import ClientSecret
-from worker.telemetry import configure_logging, scrub
+from worker.logs import configure_logging, scrub
 
 VALUE = "pi_123_secret_abcdef"
 

@@ -15,8 +15,8 @@ from tests.harness import until
 from worker.bus.delivery import Delivery
 from worker.consume import CEILING_ORDERS, Ceiling, Consumer
 from worker.errors import BusUnavailable, LedgerUnavailable
+from worker.metrics import Metrics
 from worker.outcome import DeadLetter, Done, GiveBack, Outcome, Retry
-from worker.telemetry import Metrics
 
 
 class Script:

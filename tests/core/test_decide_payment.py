@@ -19,8 +19,8 @@ from worker.find_evidence import Absent, Found
 from worker.ledger import moves
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
+from worker.metrics import Metrics
 from worker.payment import CREATE_INTENT, Intent, Operation, Payment, answer_of_intent, event_of
-from worker.telemetry import Metrics
 
 PARAMS = {"amount": 9999, "currency": "usd", "metadata": {"order_id": "o-1"}}
 

@@ -26,8 +26,8 @@ from typing import Any
 import worker
 from worker.app import run_worker
 from worker.cli import main as main_of_the_desk
+from worker.logs import configure_logging
 from worker.settings import read_settings
-from worker.telemetry import configure_logging
 
 # What an order passes through, from the delivery to its settlement.
 TRACED = (

@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from schemas import COMMAND_TYPES, EVENT_MODELS, AmqpProperties, read_command, read_order_created
 from tests.harness import Shop, WorkerProcess, run_cli
 from tests.stripe_story import BEGAN
+from worker.metrics import Metrics
 from worker.payment import Payment, PaymentState
 from worker.payment_command import CommandKind, Refused, Request, decide
 from worker.payment_life import Dispute, Life
@@ -23,7 +24,6 @@ from worker.process_order import _DEAD_LETTERS
 from worker.receive_webhooks import PATH
 from worker.settings import SETTING_NAMES, Settings
 from worker.stripe_gateway import API_VERSION
-from worker.telemetry import Metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

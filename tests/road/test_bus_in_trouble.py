@@ -14,11 +14,11 @@ from worker.bus.outgoing import Outgoing
 from worker.bus.publisher import Publisher
 from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
+from worker.metrics import Metrics
 from worker.publish_events import EventRelay
 from worker.sandbox.broker import PrivateBroker
 from worker.sandbox.stripe_control import SandboxControl
 from worker.settings import read_settings
-from worker.telemetry import Metrics
 
 MakeWorker = Callable[..., WorkerProcess]
 ORDER: dict[str, Any] = {"order_id": "order-1", "amount": "12.50"}

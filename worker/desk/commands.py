@@ -174,8 +174,8 @@ def _share(text: str) -> float:
 
 def run_at_desk(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Run the command that the words name; returns its exit code."""
+    from worker.logs import configure_logging  # noqa: PLC0415
     from worker.settings import read_settings  # noqa: PLC0415
-    from worker.telemetry import configure_logging  # noqa: PLC0415
 
     module, function = arguments.runs.split(":")
     act = getattr(import_module(f"worker.desk.{module}"), function)

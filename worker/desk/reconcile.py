@@ -14,10 +14,10 @@ from worker.desk.letters import open_ledger
 from worker.desk.screen import counted, print_block, print_json, say
 from worker.errors import ConfigurationError
 from worker.finding import Finding, told_money
+from worker.metrics import Metrics
 from worker.publish_events import EventRelay
 from worker.reconcile import Reconciler
 from worker.settings import Settings
-from worker.telemetry import Metrics
 
 
 async def reconcile(settings: Settings, arguments: argparse.Namespace) -> int:

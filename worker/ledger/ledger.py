@@ -283,6 +283,7 @@ def open_engine(url: str) -> Engine:
         hide_parameters=True,
         pool_size=POSTGRES_LANES,
         max_overflow=0,
+        use_native_hstore=False,  # none is kept here: one question and one module less for each command
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,  # what was sent into the void is given up

@@ -273,6 +273,13 @@ LETTERS: Final = sa.Table(
 )
 sa.Index("ix_letters_state", LETTERS.c.state, LETTERS.c.landed_at, LETTERS.c.letter_id)
 sa.Index("ix_letters_order", LETTERS.c.order_id)
+# Small however many letters there are: it holds only those that an edit has made.
+sa.Index(
+    "ix_letters_edited_from",
+    LETTERS.c.edited_from,
+    sqlite_where=LETTERS.c.edited_from.is_not(None),
+    postgresql_where=LETTERS.c.edited_from.is_not(None),
+)
 # Holds all that is asked of a group, so that 100,000 letters are summed without being read.
 sa.Index(
     "ix_letters_group",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.client_secret import ClientSecret
-from worker.telemetry import Metrics, configure_logging, scrub
+from worker.logs import configure_logging, scrub
 
 
 def scrubbed(value: Any) -> Any:
@@ -92,17 +92,6 @@ def test_plain_values_keep_their_type() -> None:
 )
 def test_any_value_can_be_logged(value: Any) -> None:
     json.dumps(scrubbed(value))
-
-
-def test_two_workers_in_one_process_count_apart() -> None:
-    one, other = Metrics(), Metrics()
-    one.orders.labels("done", "").inc()
-    one.observe_stripe("create", "ok", 0.1)
-    labels = {"outcome": "done", "reason": ""}
-    assert one.registry.get_sample_value("payment_worker_orders_total", labels) == 1
-    assert other.registry.get_sample_value("payment_worker_orders_total", labels) is None
-    observed = {"call": "create", "result": "ok"}
-    assert one.registry.get_sample_value("payment_worker_stripe_seconds_count", observed) == 1
 
 
 @pytest.fixture
