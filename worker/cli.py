@@ -140,7 +140,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(_: argparse.Namespace) -> int:
-    from worker.ledger.ledger import open_engine  # noqa: PLC0415
+    from worker.ledger.engine import open_engine  # noqa: PLC0415
     from worker.ledger.migrate import migrate  # noqa: PLC0415
     from worker.settings import read_settings  # noqa: PLC0415
 

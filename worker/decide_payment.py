@@ -45,7 +45,6 @@ from worker.ledger.order_moves import (
     OpenedInTurn,
     Opening,
     Recording,
-    first_call,
     open_in_turn,
     open_orders,
     record_answers,
@@ -141,7 +140,7 @@ class PaymentDecider:
         self._clock = clock
         self._claims = 0
         self._live_claims: set[str] = set()
-        self._unreleased: list[tuple[Operation, str, Mapping[str, Any]]] = []
+        self._unreleased: list[tuple[str, str, Mapping[str, Any]]] = []
 
     async def decide_order(self, order: Order, *, live: bool) -> Decided:
         """The outcome of an order, recorded. live: it comes for the first time, as far as its delivery knows.
@@ -218,23 +217,26 @@ class PaymentDecider:
         if free := self._admission.turn_at_once():
             wanted, hold.turn = free
             hold.turned_at = asyncio.get_running_loop().time()
-            in_turn = await self._await_opening(opening, self._ledger.run_grouped(open_in_turn, (opening, wanted)))
-            if isinstance(in_turn, OpenedInTurn):
-                hold.turned_at += in_turn.wait_s
+            in_turn = await self._await_claim(
+                opening.order.order_id, hold, self._ledger.run_grouped(open_in_turn, (opening, wanted))
+            )
+            if isinstance(in_turn, OpenedInTurn) and in_turn.wait_s:  # counted by the ledger from the move's end
+                hold.turned_at = asyncio.get_running_loop().time() + in_turn.wait_s
             if not isinstance(in_turn, NotDue):
                 return in_turn
         await self._wait_turn(hold, live=live)
         opening = replace(opening, now=self._clock())
-        opened = await self._await_opening(opening, self._ledger.run_grouped(open_orders, opening))
+        opened = await self._await_claim(opening.order.order_id, hold, self._ledger.run_grouped(open_orders, opening))
         if opened is None:
             self._admission.pass_on_turn()
         return opened
 
-    async def _await_opening(self, opening: Opening, asked: Awaitable[Answered]) -> Answered:
+    async def _await_claim(self, order_id: str, hold: Hold, asked: Awaitable[Answered]) -> Answered:
+        """asked: a move that claims a call of the order's."""
         try:
             return await asked
         except LedgerUnavailable as away:  # it may have happened all the same, and then nobody works on it
-            self._unreleased.append((first_call(opening), opening.claim, self._failure_of(away)))
+            self._unreleased.append((order_id, hold.claim, self._failure_of(away)))
             raise
 
     async def look_up(self, order_id: str) -> Decided:
@@ -248,22 +250,26 @@ class PaymentDecider:
     async def _claim_call(
         self, payment: Payment, params: Mapping[str, Any], hold: Hold, *, anew: bool
     ) -> Operation | None:
-        """Freeze the call and claim it, waiting our turn. None where another one has had the answer."""
+        """Freeze the call and claim it; while another one asks, wait for that. None where that has had the answer."""
         for _ in range(int(BUSY_PATIENCE_S / BUSY_LOOK_S)):
-            started = await self._ledger.run(
-                moves.start_call,
-                order_id=payment.order_id,
-                kind=CREATE_INTENT,
-                params=params,
-                stripe_account=payment.stripe_account,
-                livemode=self._gateway.livemode,
-                worker_id=self._worker_id,
-                claim=hold.claim,
-                live_claims=self._live_claims,
-                now=self._clock(),
-                claim_ttl_s=self._claim_ttl_s,
-                key_horizon_s=self._key_horizon_s,
-                anew=anew,
+            started = await self._await_claim(
+                payment.order_id,
+                hold,
+                self._ledger.run(
+                    moves.start_call,
+                    order_id=payment.order_id,
+                    kind=CREATE_INTENT,
+                    params=params,
+                    stripe_account=payment.stripe_account,
+                    livemode=self._gateway.livemode,
+                    worker_id=self._worker_id,
+                    claim=hold.claim,
+                    live_claims=self._live_claims,
+                    now=self._clock(),
+                    claim_ttl_s=self._claim_ttl_s,
+                    key_horizon_s=self._key_horizon_s,
+                    anew=anew,
+                ),
             )
             match started:
                 case moves.Claimed(operation):
@@ -419,10 +425,10 @@ class PaymentDecider:
     async def _release(self, operation: Operation, claim: str, error: BaseException) -> None:
         failure = self._failure_of(error)
         try:
-            await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
+            await self._ledger.run(moves.release_claim, operation.order_id, claim=claim, failure=failure)
         except LedgerUnavailable as away:  # we may take it over all the same; others see us alive, and would wait
             log.warning("claim.not_released", error=str(away))
-            self._unreleased.append((operation, claim, failure))
+            self._unreleased.append((operation.order_id, claim, failure))
 
     def _failure_of(self, error: BaseException) -> Mapping[str, Any]:
         return {
@@ -434,8 +440,8 @@ class PaymentDecider:
     async def release_left(self) -> None:
         """Release the claims that the ledger could not be told of at their end. Raises LedgerUnavailable."""
         while self._unreleased:
-            operation, claim, failure = self._unreleased[0]
-            await self._ledger.run(moves.release_claim, operation, claim=claim, failure=failure)
+            order_id, claim, failure = self._unreleased[0]
+            await self._ledger.run(moves.release_claim, order_id, claim=claim, failure=failure)
             del self._unreleased[0]
 
     async def _wait_turn(self, hold: Hold, *, live: bool) -> None:

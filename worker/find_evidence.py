@@ -19,7 +19,7 @@ from worker.stripe_gateway import StripeGateway
 
 log: Final = structlog.get_logger()
 
-# Between our clock and Stripe's, which stamps what it creates.
+# Between our clock and Stripe's, which stamps what it creates. Where they are further apart nothing is proven absent.
 CLOCK_SKEW: Final = timedelta(seconds=60)
 # Between the clocks of two workers, and for what Stripe repairs by itself moments after an answer, if at all.
 SETTLES_S: Final = 5
@@ -83,11 +83,12 @@ class EvidenceFinder:
     async def _by_listing(self, operation: Operation) -> Found | Absent:
         """Looks at all that was created while this call may have been carried out."""
         windows = list(_windows(operation.asks, span_s=SENT_WITHIN_S + self._call_timeout_s))
-        ids, pages = [], 0
+        ids, pages, most_apart = [], 0, timedelta()
         for start, end in windows:
             after: str | None = None
             while True:
-                page, after = await self._page(operation, start, end, after)
+                page, after, apart = await self._page(operation, start, end, after)
+                most_apart = max(most_apart, apart)
                 ids += [intent.payment_id for intent in page if intent.order_id == operation.order_id]
                 pages += 1
                 if after is None:
@@ -98,20 +99,25 @@ class EvidenceFinder:
             found = await self._fetched(operation, ids, {"found_by": "listing, then fetched"})
             if found:
                 return found
+        if most_apart > CLOCK_SKEW:  # what was made then may stand at another time
+            seconds = most_apart.total_seconds()
+            raise CallTransient(f"our clock and Stripe's are {seconds:.0f} s apart", reason="outcome_unknown")
         return Absent({"absent_from": [[start.isoformat(), end.isoformat()] for start, end in windows], "pages": pages})
 
     async def _page(
         self, operation: Operation, start: datetime, end: datetime, after: str | None
-    ) -> tuple[list[Intent], str | None]:
+    ) -> tuple[list[Intent], str | None, timedelta]:
+        """With how far our clock is from Stripe's."""
         async with self._reading:  # one reader at a time: live orders need the account's allowance more
             await asyncio.sleep(READ_GAP_S)
-            return await self._gateway.list_intents(
+            page, after, said_at = await self._gateway.list_intents(
                 created_from=int(start.timestamp()),
                 created_to=int(end.timestamp()) + 1,
                 customer=operation.params.get("customer"),
                 stripe_account=operation.stripe_account,
                 after=after,
             )
+            return page, after, abs(said_at - self._clock()) if said_at else timedelta()
 
     async def _fetched(self, operation: Operation, ids: Sequence[str], how: Mapping[str, Any]) -> Found | None:
         intents = [

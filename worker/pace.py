@@ -6,7 +6,7 @@ that was too many. Source: https://docs.stripe.com/rate-limits.
 
 from typing import Final
 
-# Calls that may go at once after a pause. Stripe counts by the second; a fifth of one leaves room for its window.
+# Calls that may go at once after a pause, in seconds of the rate: the first second has so much more than the limit.
 BURST_S: Final = 0.2
 # Nobody leases further ahead; more is a clock that was put back.
 MAX_AHEAD_S: Final = 60.0
@@ -26,8 +26,11 @@ def take(next_at: float, *, count: int, per_second: float, now: float) -> tuple[
 
 
 def per_second_now(limit: float, *, slowed_to: float | None, slowed_at: float | None, now: float) -> float:
-    """The rate to keep to: back up from where it was slowed to, in a straight line, to the limit."""
-    if slowed_to is None or slowed_at is None:
+    """The rate to keep to: back up from where it was slowed to, in a straight line, to the limit.
+
+    A refusal that lies ahead was seen by a clock that was put back since, and tells nothing of now.
+    """
+    if slowed_to is None or slowed_at is None or slowed_at > now + SLOW_DOWN_EVERY_S:
         return limit
     return min(limit, slowed_to + limit * FASTER_PER_S * max(0.0, now - slowed_at))
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.client_secret import ClientSecret
 from worker.errors import CallUnknown, Refusal
 from worker.payment import Intent
 from worker.payment_life import Settlement
+
+Now = TypeVar("Now", datetime, None)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,7 +34,7 @@ class StripeAnswer:
         """Stripe's own id of the request, which its support asks for."""
         return self.headers.get("Request-Id")
 
-    def said_at(self, now: datetime) -> datetime:
+    def said_at(self, now: Now) -> datetime | Now:
         """By Stripe's own clock, which its events are stamped by; now where the answer does not say."""
         try:
             moment = parsedate_to_datetime(self.headers["Date"])

@@ -144,8 +144,8 @@ class StripeGateway:
         customer: str | None,
         stripe_account: str | None,
         after: str | None = None,
-    ) -> tuple[list[Intent], str | None]:
-        """A page of the intents created in a time (seconds since the epoch), and where the next page starts.
+    ) -> tuple[list[Intent], str | None, datetime | None]:
+        """A page of the intents created in a time (seconds since the epoch), where the next one starts, Stripe's time.
 
         What was created before is in it: https://docs.stripe.com/api/payment_intents/list reads its own writes. Raises
         the same errors as create_intent.
@@ -158,7 +158,7 @@ class StripeGateway:
         list_them = self._v1.payment_intents.list_async
         page = await self._ask_sdk("list_intents", list_them, asked, stripe_account=stripe_account)
         found, after = read_page(page.body)
-        return [read_intent(each) for each in found], after
+        return [read_intent(each) for each in found], after, page.said_at(None)
 
     async def fetch_settlement(self, transaction_id: str, stripe_account: str | None) -> Settlement:
         """Fee and net of a balance transaction. Raises the same errors as create_intent."""

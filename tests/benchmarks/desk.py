@@ -31,7 +31,8 @@ from schemas import AmqpProperties
 from tests.harness import clean_environment
 from worker.ledger import letter_figures, letter_moves, letters, replays
 from worker.ledger.acts import history
-from worker.ledger.ledger import Ledger, open_engine
+from worker.ledger.engine import open_engine
+from worker.ledger.ledger import Ledger
 from worker.ledger.letters import LetterFilter
 from worker.ledger.migrate import migrate
 from worker.letter import Landing, Letter, LetterState, Verdict, VerdictKind, cause_of, group_of

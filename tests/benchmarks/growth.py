@@ -16,7 +16,7 @@ from tests.benchmarks.contenders import Contender
 from tests.benchmarks.drain import Drained, drain, median
 from tests.benchmarks.processes import resident_mib
 from tests.benchmarks.stage import Stage
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS
 
 DRAINED = 1000

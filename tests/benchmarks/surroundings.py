@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks.contenders import NODE_WORKER
 from tests.benchmarks.stage import Stage
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 
 PACKAGES = (
     "aio-pika",

@@ -19,7 +19,7 @@ from tests.harness import QUORUM
 from worker.bus.connection import bus_errors, close, connect
 from worker.bus.topology import BusNames, declare_topology
 from worker.errors import BusUnavailable
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.retry_policy import RUNGS_S
 
 CONFIRM_TIMEOUT_S: Final = 5

@@ -232,7 +232,7 @@ async def leave_unknown(ledger: Ledger) -> None:
     assert isinstance(started, moves.Claimed)
     arguments: dict[str, Any] = {"claim": "w-0/1", "because": "stored_error", "now": datetime.now(UTC)}
     operation = await ledger.run(moves.mark_unknown, started.operation, **arguments)
-    await ledger.run(moves.release_claim, operation, claim="w-0/1")
+    await ledger.run(moves.release_claim, operation.order_id, claim="w-0/1")
 
 
 async def go_away(admission: Admission) -> None:

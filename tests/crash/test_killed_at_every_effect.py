@@ -26,7 +26,7 @@ from tests.crash.mortals import (
 )
 from tests.harness import Shop, until
 from worker.ledger import moves
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.sandbox.stripe_control import SandboxControl
 
 # Of a life in which the background is not waited for.

@@ -21,7 +21,7 @@ from tests.harness import Shop, WorkerProcess, until
 from worker.desk.letter_lines import line_of
 from worker.ledger import letters
 from worker.ledger.acts import history
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.ledger.migrate import migrate
 from worker.letter import Landing, Letter, LetterState, cause_of, group_of
 from worker.sandbox.stripe_control import SandboxControl

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.ledger.conftest import engine_name, ledger, open_ledger  # noqa: F401
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.ledger.migrate import migrate
 from worker.sandbox.postgres import PrivatePostgres
 

@@ -26,7 +26,8 @@ from worker.bus.queue_depths import queue_depths
 from worker.desk.status import show
 from worker.errors import BusUnavailable
 from worker.ledger import inbox, moves, turns
-from worker.ledger.ledger import Ledger, open_engine
+from worker.ledger.engine import open_engine
+from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
 from worker.ledger.schema import DISPUTES, LETTERS, PACE, REFUNDS, REPLAY_ITEMS, REPLAYS
 from worker.payment_life import Dispute, Refund

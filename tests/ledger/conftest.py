@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
-from worker.ledger.ledger import Ledger, open_engine
+from worker.ledger.engine import open_engine
+from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
 from worker.sandbox.postgres import PrivatePostgres
 

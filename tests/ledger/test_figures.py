@@ -209,7 +209,7 @@ async def test_a_life_holds_every_attempt_with_what_it_met_and_rests_on(ledger: 
     await open_payment(ledger)
     first = await claim(ledger)
     failure = {"at": "2026-01-31T12:00:01+00:00", "reason": "server_error", "error": "503"}
-    await ledger.run(moves.release_claim, first, claim="w-1/1", failure=failure)
+    await ledger.run(moves.release_claim, first.order_id, claim="w-1/1", failure=failure)
     again = await claim(ledger, claim="w-1/2", now=later(30))
     lost = await ledger.run(moves.mark_unknown, again, claim="w-1/2", because="stored_error", now=later(33))
     await ledger.run(moves.end_absent, lost, claim="w-1/2", evidence=EVIDENCE, now=later(60))

@@ -12,18 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import psycopg.sql
 import pytest
 import sqlalchemy as sa
 
 from tests.ledger import alone, steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, claim, open_payment, record
+from tests.ledger.test_order_moves import opening
 from worker.errors import LedgerRefused, LedgerUnavailable, StaleMove
+from worker.ledger import engine as engine_module
 from worker.ledger import ledger as ledger_module
-from worker.ledger import moves
-from worker.ledger.ledger import Ledger, open_engine
+from worker.ledger import moves, turns
+from worker.ledger.engine import open_engine
+from worker.ledger.ledger import Ledger
 from worker.ledger.migrate import migrate
-from worker.ledger.schema import EVENTS, PAYMENTS
+from worker.ledger.order_moves import NotDue, OpenedInTurn, open_in_turn
+from worker.ledger.schema import EVENTS, OPERATIONS, PAYMENTS
 from worker.sandbox.postgres import PrivatePostgres
 
 # Both engines
@@ -161,7 +167,7 @@ def locked(file: Path) -> Iterator[None]:
 
 @pytest.fixture
 def brief_lock_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(engine_module, "LOCK_TIMEOUT_S", 0.2)
 
 
 @pytest.mark.usefixtures("brief_lock_timeout")
@@ -322,7 +328,7 @@ async def test_a_password_that_postgresql_refuses_is_not_shown(postgres: Private
 async def test_a_row_that_another_connection_holds_is_not_waited_for_for_ever(
     postgres: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(engine_module, "LOCK_TIMEOUT_S", 1)
     url = await postgres.create_database("held_row")
     engine = open_engine(url)
     migrate(engine)
@@ -357,6 +363,65 @@ async def test_a_postgresql_that_is_frozen_is_told_and_not_waited_for(monkeypatc
                     os.kill(pid, signal.SIGCONT)
             monkeypatch.setattr(ledger_module, "ANSWER_TIMEOUT_S", 20)
             assert (await open_payment(ledger, "o-3")).order_id == "o-3"
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_beside_openings_that_wait_for_one_row_the_rest_of_the_ledger_goes_on(
+    open_ledger: OpenLedger, url: str
+) -> None:
+    """A worker was frozen while it had the row of the turns; above all no sign of life must wait for it."""
+    ledger = open_ledger()
+    wanted = turns.Wanted("create", 1000, time.time())
+    await steps.lease(ledger, wanted, 1)
+    await asyncio.sleep(0.1)
+    with psycopg.connect(url.replace("+psycopg", "")) as frozen:
+        frozen.execute("SELECT * FROM pace FOR UPDATE")
+        openings = [
+            asyncio.create_task(ledger.run_grouped(open_in_turn, (opening(f"o-{number}"), wanted)))
+            for number in range(32)
+        ]
+        await asyncio.sleep(2 * ledger_module.GROUP_LOCK_TIMEOUT_MS / 1000)
+        async with asyncio.timeout(2):
+            await ledger.run(moves.sign_of_life, "w-1", now=NOW)
+        assert not any(task.done() for task in openings)
+        frozen.rollback()
+    assert all(isinstance(each, OpenedInTurn | NotDue) for each in await asyncio.gather(*openings))
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_move_told_as_failed_before_it_began_is_not_done_later(
+    open_ledger: OpenLedger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, other = open_ledger(), open_ledger()
+    await open_payment(ledger, "o-1")
+    monkeypatch.setattr(ledger, "_answer_timeout_s", 0.5)
+    with psycopg.connect(url.replace("+psycopg", "")) as psql:
+        psql.execute("LOCK TABLE workers")
+        lanes = [
+            asyncio.create_task(ledger.run(moves.sign_of_life, "w-1", now=NOW))
+            for _ in range(engine_module.POSTGRES_LANES)
+        ]
+        await asyncio.sleep(0.1)
+        with pytest.raises(LedgerUnavailable):
+            await claim(ledger, "o-1")
+        psql.rollback()
+    await asyncio.gather(*lanes, return_exceptions=True)
+    monkeypatch.setattr(ledger, "_answer_timeout_s", 20)
+    await asyncio.gather(*(ledger.run(moves.read_payment, "o-1") for _ in lanes))  # whatever was left is done by now
+    assert await steps.rows(other, OPERATIONS) == []
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_a_database_with_another_isolation_by_default_is_told_ours(open_ledger: OpenLedger, url: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as psql:
+        [name] = psql.execute("SELECT current_database()").fetchone() or [""]
+        psql.execute(
+            psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'").format(
+                psycopg.sql.Identifier(name)
+            )
+        )
+    isolation = await open_ledger().run(lambda conn: conn.scalar(sa.text("SHOW transaction_isolation")))
+    assert isolation == "read committed"
 
 
 def children_of(pid: int) -> list[int]:

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from tests.ledger import alone, letter_steps, steps
 from worker.errors import ConfigurationError, LedgerUnavailable
 from worker.ledger import letters, moves, replays
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.ledger.migrate import HEAD, current_revision, migrate, require_head
 from worker.ledger.schema import METADATA
 from worker.payment import OperationState, Payment, PaymentState
@@ -162,7 +162,7 @@ def test_a_database_that_is_away_is_unavailable_to_the_migration() -> None:
 def test_a_start_with_nothing_to_migrate_does_not_import_alembic(url: str) -> None:
     program = (
         "import sys\n"
-        "from worker.ledger.ledger import open_engine\n"
+        "from worker.ledger.engine import open_engine\n"
         "from worker.ledger.migrate import migrate, require_head\n"
         "engine = open_engine(sys.argv[1])\n"
         "print(migrate(engine))\n"

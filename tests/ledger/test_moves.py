@@ -204,7 +204,7 @@ async def test_parameters_are_frozen_at_first_use_even_if_asked_with_others(ledg
     await open_payment(ledger)
     first = await claim(ledger, stripe_account="acct_1")
     if how == "released":
-        await ledger.run(moves.release_claim, first, claim="w-1/1")
+        await ledger.run(moves.release_claim, first.order_id, claim="w-1/1")
     again = await claim(
         ledger,
         params={"amount": 1},
@@ -220,7 +220,7 @@ async def test_a_released_call_is_free_at_once(ledger: Ledger) -> None:
     await open_payment(ledger)
     await steps.is_alive(ledger)
     operation = await claim(ledger)
-    await ledger.run(moves.release_claim, operation, claim="w-1/1")
+    await ledger.run(moves.release_claim, operation.order_id, claim="w-1/1")
     await claim(ledger, worker_id="w-2", claim="w-2/1")
 
 
@@ -242,7 +242,7 @@ async def test_a_claim_that_was_taken_over_is_not_released_by_who_had_it(ledger:
     operation = await claim(ledger)
     await claim(ledger, worker_id="w-2", claim="w-2/1")
     await steps.is_alive(ledger, "w-2")
-    await ledger.run(moves.release_claim, operation, claim="w-1/1")
+    await ledger.run(moves.release_claim, operation.order_id, claim="w-1/1")
     assert await start_call(ledger, worker_id="w-3", claim="w-3/1") == moves.Busy("w-2")
 
 

@@ -127,7 +127,7 @@ async def test_a_key_is_trusted_up_to_its_horizon(ledger: Ledger) -> None:
 async def test_a_key_past_its_horizon_makes_a_started_call_unknown(ledger: Ledger) -> None:
     await open_payment(ledger)
     first = await claim(ledger)
-    await ledger.run(moves.release_claim, first, claim="w-1/1")
+    await ledger.run(moves.release_claim, first.order_id, claim="w-1/1")
 
     late = await claim(ledger, claim="w-1/2", now=later(HORIZON_S + 1))
 
@@ -143,7 +143,7 @@ async def test_an_unknown_call_is_never_handed_out_as_started_again(ledger: Ledg
     operation = await claim(ledger)
     if why == "stored_error":
         await mark_unknown(ledger, operation)
-        await ledger.run(moves.release_claim, operation, claim="w-1/1")
+        await ledger.run(moves.release_claim, operation.order_id, claim="w-1/1")
     for number, seconds in ((2, HORIZON_S + 1), (3, HORIZON_S + 2), (4, 1)):
         late = await claim(ledger, claim=f"w-1/{number}", now=later(seconds), key_horizon_s=HORIZON_S)
         assert (late.state, late.unknown_because, late.attempt) == (OperationState.UNKNOWN, why, 1)
@@ -184,7 +184,7 @@ async def test_one_whose_claim_was_taken_over_changes_nothing(ledger: Ledger, mo
 async def test_one_who_has_released_its_claim_changes_nothing(ledger: Ledger, move: Move) -> None:
     await open_payment(ledger)
     operation = await claim(ledger)
-    await ledger.run(moves.release_claim, operation, claim="w-1/1")
+    await ledger.run(moves.release_claim, operation.order_id, claim="w-1/1")
     before = await steps.rows(ledger, OPERATIONS)
     with pytest.raises(StaleMove):
         await move(ledger, operation)
@@ -224,7 +224,7 @@ async def test_what_came_instead_of_an_answer_is_kept_beside_the_call(ledger: Le
     failures = [{"at": f"t-{number}", "reason": "server_error", "error": "ä"} for number in range(3)]
     for number, failure in enumerate(failures):
         operation = await claim(ledger, claim=f"w-1/{number}", now=later(number))
-        await ledger.run(moves.release_claim, operation, claim=f"w-1/{number}", failure=failure)
+        await ledger.run(moves.release_claim, operation.order_id, claim=f"w-1/{number}", failure=failure)
     (row,) = await steps.rows(ledger, OPERATIONS)
     assert json.loads(row["failures"]) == failures
     assert (row["claim"], row["asked"], row["last_asked_at"]) == (None, 3, later(2))
@@ -236,7 +236,7 @@ async def test_a_failure_of_one_whose_claim_was_taken_over_is_not_kept(ledger: L
     operation = await claim(ledger)
     await claim(ledger, worker_id="w-2", claim="w-2/1")
     before = await steps.rows(ledger, OPERATIONS)
-    await ledger.run(moves.release_claim, operation, claim="w-1/1", failure={"reason": "server_error"})
+    await ledger.run(moves.release_claim, operation.order_id, claim="w-1/1", failure={"reason": "server_error"})
     assert await steps.rows(ledger, OPERATIONS) == before
 
 
@@ -248,7 +248,7 @@ async def test_what_is_kept_of_one_call_is_bounded(ledger: Ledger) -> None:
         for number in range(rounds):
             started = moves.start_call(conn, **steps.call_arguments(now=later(number)))
             assert isinstance(started, moves.Claimed)
-            moves.release_claim(conn, started.operation, claim="w-1/1", failure={"number": number})
+            moves.release_claim(conn, started.operation.order_id, claim="w-1/1", failure={"number": number})
 
     await ledger.run(ask_often)
     (row,) = await steps.rows(ledger, OPERATIONS)

@@ -128,3 +128,11 @@ async def test_a_worker_frozen_in_the_middle_of_a_lease_stops_the_others_only_fo
         with pytest.raises(sa.exc.DBAPIError):
             frozen.execute(sa.select(PACE))
         frozen.invalidate()
+
+
+async def test_a_clock_that_was_put_back_neither_keeps_the_rate_slow_nor_hides_the_next_refusal(ledger: Ledger) -> None:
+    await slow_down(ledger)
+    await steps.execute(ledger, sa.update(PACE).values(slowed_at=PACE.c.slowed_at + 3600))
+    assert 1 / (await lease(ledger)).gap_s == pytest.approx(LIMIT)
+    assert await slow_down(ledger) == pytest.approx(LIMIT * SLOWER)
+    assert 1 / (await lease(ledger)).gap_s < LIMIT

@@ -20,7 +20,7 @@ from tests.ledger import alone
 from tests.properties.strategies import PROFILE
 from worker.errors import Refusal, StaleMove
 from worker.ledger import moves
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.ledger.migrate import migrate
 from worker.ledger.schema import EVENTS, METADATA, OPERATIONS, PAYMENTS, WORKERS
 from worker.payment import (
@@ -242,7 +242,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_delivery_gives_its_claim_back(self, held: Held, has_failure: bool) -> None:
         with self.transaction() as conn:
             moves.release_claim(
-                conn, held.operation, claim=held.claim, failure={"reason": "x"} if has_failure else None
+                conn, held.operation.order_id, claim=held.claim, failure={"reason": "x"} if has_failure else None
             )
         call = self.calls[held.operation.order_id]
         if self.is_still_held(held):

@@ -9,7 +9,7 @@ import aiohttp
 import sqlalchemy as sa
 
 from tests.harness import Shop, WorkerProcess, dead_letters, until
-from worker.ledger.ledger import open_engine
+from worker.ledger.engine import open_engine
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]

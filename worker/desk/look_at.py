@@ -18,9 +18,9 @@ from worker.bus.queue_depths import queue_depths
 from worker.desk.letters import open_ledger
 from worker.errors import BusUnavailable, WorkerError
 from worker.ledger import figures, inbox, letter_figures, life_figures, moves
+from worker.ledger.engine import told_address
 from worker.ledger.figures import HeldUp, MoneyFigures
 from worker.ledger.inbox import WaitingGroup
-from worker.ledger.ledger import told_address
 from worker.ledger.letter_figures import LetterFigures, LetterGroup
 from worker.ledger.letters import LetterFilter
 from worker.ledger.life_figures import DisputeOfOrder, RefundOfOrder

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/functions-json.html (json_to_recordset).
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -54,16 +55,14 @@ def by_driver(conn: Connection, sql: str, values: Any = ()) -> list[tuple[Any, .
     Raises DBAPIError, as SQLAlchemy does.
     """
     driver: Any = conn.dialect.loaded_dbapi
-    cursor = conn.connection.cursor()
     try:
-        cursor.execute(sql, values)
-        return list(cursor.fetchall()) if cursor.description else []
+        with closing(conn.connection.cursor()) as cursor:
+            cursor.execute(sql, values)
+            return list(cursor.fetchall()) if cursor.description else []
     except driver.Error as error:
         raise sa.exc.DBAPIError.instance(
             sql, None, error, driver.Error, hide_parameters=True, dialect=conn.dialect
         ) from error
-    finally:
-        cursor.close()
 
 
 def over_given(

@@ -1,27 +1,22 @@
-"""The ledger's door: opens the database, runs moves in transactions, turns its faults into ours.
+"""The ledger's door: runs moves in transactions, shared by those that wait, and turns the database's faults into ours.
 
-Moves run on threads with SQLAlchemy's plain drivers: measured on this project's own moves, a statement through
-aiosqlite costs four times the processor time of the same statement on a thread (it hops threads for each one).
-So `sqlite+aiosqlite://` and `postgresql+asyncpg://` addresses are taken and served by pysqlite and psycopg.
+They run on threads; how the database is opened is in engine.py.
 """
 
 import asyncio
-import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.engine import Connection
 
 from worker.errors import LedgerRefused, LedgerUnavailable
+from worker.ledger.engine import POSTGRES_LANES, open_engine, told_address
 from worker.ledger.given import by_driver
 
 log: Final = structlog.get_logger()
@@ -38,25 +33,12 @@ BUSY: Final = 8
 GATHER_S: Final = 0.005
 # What nobody waits for goes with others where there are any.
 SOON_S: Final = 0.05
-# As many transactions as a handful of cores can turn over; more would only queue inside PostgreSQL.
-POSTGRES_LANES: Final = 8
-# A writer in another process holds the lock for milliseconds; five seconds of it is a fault worth telling.
-LOCK_TIMEOUT_S: Final = 5
 # Many wait for a group: where a row of it is locked they go on without each other, soon.
 GROUP_LOCK_TIMEOUT_MS: Final = 300
-# A worker frozen in a transaction holds its rows no longer: above the patience of those who wait for one.
-FROZEN_TIMEOUT_S: Final = 8
-STATEMENT_TIMEOUT_S: Final = 15
 ANSWER_TIMEOUT_S: Final = 20
 CLOSE_TIMEOUT_S: Final = 1
-# What is written to one page by many commits is copied back once: 32 MiB of log instead of SQLite's own 4.
-WAL_PAGES: Final = 8000
-RESTED_S: Final = 0.5
-WAL_TRY_S: Final = 0.02
 # SQLite has whoever waits for the lock look every 0.1 s: https://www.sqlite.org/src/file/src/main.c, its busy callback.
 GIVE_WAY_S: Final = 0.12
-# libpq takes them behind the question mark too: https://www.postgresql.org/docs/current/libpq-connect.html.
-_SECRET_PARAMETERS: Final = ("password", "sslpassword")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +84,8 @@ class Ledger:
         self._writing: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._answer_timeout_s = None if self._is_sqlite else ANSWER_TIMEOUT_S
+        # A group whose row is held goes on one by one, and may wait for it all together: half the lanes stay free.
+        self._alone = asyncio.Semaphore(max(1, lanes // 2))
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,17 +177,21 @@ class Ledger:
             if len(batch) == 1:
                 batch[0].fail(error)
             elif _is_for_all(error):
-                for waiting in batch:
+                for waiting in sorted(batch, key=lambda each: each.answer is None):  # who waits is told first
                     waiting.fail(LedgerUnavailable(str(error)))
             elif self._is_sqlite:
                 await self._write_one_by_one(batch)
             else:  # whoever is locked out waits alone, and the next batch goes on
-                alone = asyncio.gather(*(self._write([waiting]) for waiting in batch))
+                alone = asyncio.gather(*(self._write_alone(waiting) for waiting in batch))
                 self._running.add(alone)
                 alone.add_done_callback(self._running.discard)
         else:
             for waiting, answer in zip(batch, answers, strict=True):
                 waiting.succeed(answer)
+
+    async def _write_alone(self, waiting: _Waiting) -> None:
+        async with self._alone:
+            await self._write([waiting])
 
     async def _write_one_by_one(self, batch: Sequence[_Waiting]) -> None:
         for place, waiting in enumerate(batch):
@@ -221,16 +209,18 @@ class Ledger:
     async def _on_a_thread(self, commit: Callable[[Any], T], what: object) -> T:
         """Raises LedgerUnavailable for a server that does not answer: one that is frozen closes no connection."""
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, commit, what)
+            begun = self._threads.submit(commit, what)
         except RuntimeError:  # the threads take nothing any more
             raise LedgerUnavailable("the ledger is closed") from None
+        running = asyncio.wrap_future(begun)
         self._running.add(running)
         running.add_done_callback(self._let_go)
         try:
             async with asyncio.timeout(self._answer_timeout_s):
                 return await asyncio.shield(running)
         except TimeoutError:
-            raise LedgerUnavailable(f"PostgreSQL has not answered within {ANSWER_TIMEOUT_S} s") from None
+            begun.cancel()  # where no thread has come to it: what was told as failed is not to be done later
+            raise LedgerUnavailable(f"PostgreSQL has not answered within {self._answer_timeout_s} s") from None
 
     def _let_go(self, done: asyncio.Future[Any]) -> None:
         self._running.discard(done)
@@ -246,108 +236,6 @@ class Ledger:
             if _is_of_the_row(error):
                 raise LedgerRefused(_told(error)) from None  # PostgreSQL's text of it goes on with the whole row
             raise LedgerUnavailable(_told(error)) from error
-
-
-def told_address(url: str) -> str:
-    """Where a ledger is, as people may see it. A path is told whole: in another folder it is another ledger.
-
-    Raises LedgerUnavailable for an address it cannot read.
-    """
-    address = _read_address(url)
-    if address.get_backend_name() == "sqlite":
-        return str(Path(address.database or ":memory:").absolute())
-    return address.difference_update_query(_SECRET_PARAMETERS).render_as_string(hide_password=True)
-
-
-def _read_address(url: str) -> sa.URL:
-    try:
-        return sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # the second one for a port that is no number
-        raise LedgerUnavailable("the ledger's address cannot be read") from None
-
-
-def open_engine(url: str) -> Engine:
-    """An engine on the drivers this project ships. Raises LedgerUnavailable for an address it cannot read."""
-    address = _read_address(url)
-    if address.get_backend_name() == "sqlite":
-        engine = sa.create_engine(
-            address.set(drivername="sqlite+pysqlite"),
-            hide_parameters=True,
-            connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False},
-        )
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin)
-        return engine
-    engine = sa.create_engine(
-        address.set(drivername="postgresql+psycopg"),
-        hide_parameters=True,
-        pool_size=POSTGRES_LANES,
-        max_overflow=0,
-        use_native_hstore=False,  # none is kept here: one question and one module less for each command
-        connect_args={
-            "connect_timeout": 5,
-            "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,  # what was sent into the void is given up
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 2,
-            "application_name": "payment-worker",
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S * 1000} -c lock_timeout={LOCK_TIMEOUT_S * 1000}"
-            f" -c idle_in_transaction_session_timeout={FROZEN_TIMEOUT_S * 1000}"
-            " -c timezone=UTC",  # a time near year 1 has no counterpart west of it
-        },
-    )
-    sa.event.listen(engine, "checkin", _note_use)
-    sa.event.listen(engine, "checkout", _try_after_rest)
-    return engine
-
-
-def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
-    record.info["used_at"] = time.monotonic()
-
-
-def _try_after_rest(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-    """A connection that has rested may be dead; asking each time would cost as a move does. The pool has others."""
-    if time.monotonic() - record.info.get("used_at", math.inf) < RESTED_S:
-        return
-    try:
-        connection.execute("SELECT 1")
-        connection.rollback()
-    except connection.Error as error:
-        raise sa.exc.DisconnectionError(str(error)) from error
-
-
-def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
-    """WAL, and an fsync for every commit: what is recorded as asked must outlive a power cut.
-
-    Source: https://www.sqlite.org/pragma.html#pragma_synchronous.
-    """
-    connection.isolation_level = None  # we say BEGIN ourselves: Python's own comes too late and without a lock
-    _switch_to_wal(connection)
-    for pragma in (
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"wal_autocheckpoint={WAL_PAGES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _switch_to_wal(connection: Any) -> None:
-    """Once in a file's life. The lock for it is not waited for by SQLite itself, and two may start at once."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except connection.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(WAL_TRY_S)
-        else:
-            return
-
-
-def _begin(conn: Connection) -> None:
-    """Take the write lock at once, if at all: a transaction that upgrades later is refused without waiting."""
-    by_driver(conn, "BEGIN" if conn.get_execution_options().get("only_reads") else "BEGIN IMMEDIATE")
 
 
 def _bind(move: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], conn: Connection) -> T:

@@ -50,6 +50,8 @@ def migrate(engine: Engine) -> str:
     try:
         with engine.begin() as conn:
             if conn.dialect.name == "postgresql":
+                # An index of many rows takes its time. Locks have their limit still: a writer waits behind us for them.
+                conn.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 conn.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
             config.attributes["connection"] = conn
             command.upgrade(config, HEAD)

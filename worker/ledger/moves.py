@@ -169,11 +169,9 @@ def note_asking(conn: Connection, operation: Operation, *, claim: str, now: date
     return replace(operation, asks=asks)
 
 
-def release_claim(
-    conn: Connection, operation: Operation, *, claim: str, failure: Mapping[str, Any] | None = None
-) -> None:
+def release_claim(conn: Connection, order_id: str, *, claim: str, failure: Mapping[str, Any] | None = None) -> None:
     """Let another delivery ask; no answer was had. failure: what came instead, kept beside the operation."""
-    is_ours = sa.and_(_operation_is(operation), OPERATIONS.c.claim == claim)
+    is_ours = sa.and_(OPERATIONS.c.order_id == order_id, OPERATIONS.c.claim == claim)
     values: dict[str, Any] = {"claimed_by": None, "claim": None}
     if failure:
         kept = conn.scalar(sa.select(OPERATIONS.c.failures).where(is_ours))

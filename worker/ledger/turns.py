@@ -55,11 +55,10 @@ class Seen:
 
 def lease_turns(conn: Connection, *, endpoint: str, count: int, limit: float, now: float) -> Lease:
     """Take the next `count` turns of an endpoint, for all workers together at most `limit` a second."""
-    row, now = _pace_row(conn, endpoint, now=now)
-    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
-    first_at, next_at = pace.take(row.next_at, count=count, per_second=per_second, now=now)
+    row, per_second = _pace_row(conn, endpoint, limit=limit, now=now)
+    first_at, next_at = pace.take(row.next_at, count=count, per_second=per_second, now=row.now)
     conn.execute(_TAKE, {"b_endpoint": endpoint, "b_next_at": next_at})
-    return Lease(wait_s=first_at - now, gap_s=1 / per_second, count=count)
+    return Lease(wait_s=first_at - row.now, gap_s=1 / per_second, count=count)
 
 
 def look_at_turns(conn: Connection, wanted: Wanted) -> Seen:
@@ -93,23 +92,22 @@ def slow_down(conn: Connection, *, endpoint: str, limit: float, now: float) -> f
 
     Refusals of the same moment count once.
     """
-    row, now = _pace_row(conn, endpoint, now=now)
-    per_second = pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=now)
-    if row.slowed_at is not None and now - row.slowed_at < pace.SLOW_DOWN_EVERY_S:
+    row, per_second = _pace_row(conn, endpoint, limit=limit, now=now)
+    if row.slowed_at is not None and abs(row.now - row.slowed_at) < pace.SLOW_DOWN_EVERY_S:
         return per_second
     slower = pace.slowed(per_second, limit=limit)
-    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(slowed_to=slower, slowed_at=now))
+    conn.execute(sa.update(PACE).where(PACE.c.endpoint == endpoint).values(slowed_to=slower, slowed_at=row.now))
     return slower
 
 
-def _pace_row(conn: Connection, endpoint: str, *, now: float) -> tuple[Row[Any], float]:
-    """An endpoint's row, locked, and the time that all workers share."""
+def _pace_row(conn: Connection, endpoint: str, *, limit: float, now: float) -> tuple[Row[Any], float]:
+    """An endpoint's row, locked, with the time that all workers share as its `now`, and the rate of this moment."""
     asked, at = _ASKED[conn.dialect.name], {"b_endpoint": endpoint, "b_now": now}
     row = conn.execute(asked, at).first()
     if row is None:
         insert_if_absent(conn, PACE, {"endpoint": endpoint, "next_at": 0.0})
         row = conn.execute(asked, at).one()
-    return row, row.now
+    return row, pace.per_second_now(limit, slowed_to=row.slowed_to, slowed_at=row.slowed_at, now=row.now)
 
 
 def _asked(clock: Any) -> sa.Select[Any]:
