@@ -133,7 +133,7 @@ async def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts; by default all")
-    parser.add_argument("--full", action="store_true", help="the sizes of a run that counts: three quarters of an hour")
+    parser.add_argument("--full", action="store_true", help="the sizes of a run that counts: some 25 minutes")
     for name in Sizes.__dataclass_fields__:
         told = f"by default {getattr(QUICK, name)}, with --full {getattr(FULL, name)}"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=told)
