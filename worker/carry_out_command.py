@@ -25,6 +25,7 @@ from worker.errors import (
     CallSystemic,
     CallTransient,
     CallUnknown,
+    IntentMissing,
     LedgerUnavailable,
     ModeMismatch,
     SoonOver,
@@ -207,12 +208,17 @@ class CommandDoer:
         return outcome, [*told, *ended]
 
     async def _show(self, request: Request, payment: Payment) -> Sequence[StripeEvent]:
-        """Stripe's own view; nothing where no intent was made."""
+        """Stripe's own view; nothing where no intent was made. Raises IntentMissing."""
         if payment.payment_id is None:
             return []
         gives_back = request.kind is CommandKind.REFUND or bool(request.asked.get("refund_if_paid"))
-        async with self._admission.call(is_read=True):
-            return await self._gateway.show_payment(payment, with_refunds=gives_back, now=self._clock())
+        try:
+            async with self._admission.call(is_read=True):
+                return await self._gateway.show_payment(payment, with_refunds=gives_back, now=self._clock())
+        except CallRefused as refused:
+            if refused.refusal.code != "resource_missing":
+                raise
+            raise IntentMissing(f"{refused}; was it made with another account's key?") from refused
 
     async def _ask(
         self, request: Request, payment: Payment, operation: Operation

@@ -84,6 +84,10 @@ class RightMissing(WorkerError):
     """Our key may not do what a command asks for; it may well do what orders need."""
 
 
+class IntentMissing(WorkerError):
+    """Stripe does not know a payment's intent: it was made with the key of another account, or in another sandbox."""
+
+
 class ParametersRefused(WorkerError):
     """Parameters that the SDK's own types do not allow: never sent. The text names them."""
 

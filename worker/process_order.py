@@ -24,6 +24,7 @@ from worker.errors import (
     CallSystemic,
     CallTransient,
     CallUnknown,
+    IntentMissing,
     LedgerRefused,
     LedgerUnavailable,
     ModeMismatch,
@@ -170,5 +171,6 @@ _DEAD_LETTERS: Final[dict[type[Exception], str]] = {
     ModeMismatch: "mode_mismatch",
     AccountRefused: "account_refused",
     RightMissing: "right_missing",
+    IntentMissing: "intent_missing",
     LedgerRefused: "ledger_refused",
 }

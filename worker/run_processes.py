@@ -13,12 +13,18 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final
 
+import structlog
+
 from worker.errors import ConfigurationError
 from worker.settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 MOST_PORT: Final = 65_535
 FAULT: Final = 1
+# A process that a signal ended is told by this and the signal's number, as shells do it.
+KILLED: Final = 128
+
+log: Final = structlog.get_logger()
 
 
 def settings_of(settings: Settings, number: int) -> Settings:
@@ -62,8 +68,11 @@ def run_processes(count: int, run: Callable[[int], int]) -> int:
         while pids:
             pid, status = os.wait()
             pids.discard(pid)
-            code = code or abs(os.waitstatus_to_exitcode(status))
+            ended = os.waitstatus_to_exitcode(status)
+            code = code or (ended if ended >= 0 else KILLED - ended)
             if not is_stopping:  # a second signal would cut the others off
+                by = {"signal": signal.Signals(-ended).name} if ended < 0 else {"code": ended}
+                log.error("process.ended", pid=pid, **by, then="the others are stopped")
                 stop(signal.SIGTERM)
     finally:
         for each, handler in before.items():

@@ -549,7 +549,8 @@ async def test_what_is_paid_is_locked_where_stripe_may_know_of_it(ledger: Ledger
 
         verb = "is" if " " not in fields else "are"
         assert said == (
-            f"dl_1: {fields} {verb} locked: {because}; replay the letter as it is, or discard it; nothing was done"
+            f"dl_1: {fields} {verb} locked: {because}; replay the letter as it is; where that is blocked discard it, "
+            "and have it sent with a new order id; nothing was done"
         )
     await run(url, "dl_1", "--set", "description=not paid with", "--set", "currency=", "--set", "amount:=12.1")
 

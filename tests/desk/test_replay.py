@@ -349,7 +349,7 @@ async def test_a_choice_that_means_nothing_or_everything_is_refused(
         (["replay", "dl_unknown"], "no letter dl_unknown"),
         (["replay", "--all"], "no open letters are meant by: all"),
         (["replay", "--reason", "conflict"], "no open letters are meant by: reason conflict"),
-        (["replay", "--resume", "rp_1"], "no replay rp_1 that could go on"),
+        (["replay", "--resume", "rp_1"], "no replay is interrupted"),
         (["discard", "--why", "x"], "this would take every letter"),
         (["show", "dl_unknown"], "no letter dl_unknown"),
     ):
@@ -525,7 +525,7 @@ async def test_a_replay_of_blocked_letters_alone_says_why_and_is_no_success(
     assert lines[2].startswith("4 blocked 7.00 USD, 3 of unreadable value")
     assert lines[3].startswith("3 blocked: it would be refused again: amount: ")
     assert lines[4].startswith("1 blocked: it would be refused again: capture_method: ")
-    assert lines[5] == "Those that are blocked stay open: edit them, or discard them."
+    assert lines[5] == "Those that are blocked stay open: edit them where `show` says so, or discard them."
     assert (done.code, code) == (1, 1)
     assert (report["ended_because"], report["letters"]) == ("nothing was replayed", {"blocked": 4})
     assert sum(report["blocked"].values()) == 4

@@ -239,7 +239,7 @@ async def test_an_outcome_that_nobody_has_heard_of_yet_is_not_called_told(ledger
     told = await decide(ledger)
     await land(ledger)
     for replay_id, expected in (
-        ("rp_1", "carried out; no queue has taken 1 event of its order yet"),
+        ("rp_1", "carried out; 1 event of its order still to be told at that moment"),
         ("rp_2", TOLD),
     ):
         await steps.replay_one(ledger, replay_id)

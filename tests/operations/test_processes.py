@@ -54,7 +54,10 @@ async def test_where_one_ends_by_itself_the_other_is_stopped(
     worker = make_worker(command=RUN_TWO)
     pids = await until_both_subscribed(worker)
     os.kill(pids[0], number)
-    assert await worker.exit_code() == (number if number is signal.SIGKILL else 0)
+    assert await worker.exit_code() == (128 + number if number is signal.SIGKILL else 0)
+    [ended] = worker.said("process.ended")
+    assert ended["pid"] == pids[0]
+    assert ended.get("signal") == ("SIGKILL" if number is signal.SIGKILL else None)
     assert not [pid for pid in pids if is_alive(pid)]
     assert len(worker.said("worker.stopped")) == (1 if number is signal.SIGKILL else 2), "the other in good order"
 
@@ -77,7 +80,7 @@ async def test_a_second_signal_ends_them_at_once(make_worker: Callable[..., Work
     worker.process.send_signal(signal.SIGINT)
     await until(lambda: len(worker.said("worker.stopping")) == 2, what="both to stop")
     worker.process.send_signal(signal.SIGINT)
-    assert await worker.exit_code(10) in (0, signal.SIGINT)
+    assert await worker.exit_code(10) in (0, 128 + signal.SIGINT)
 
 
 @pytest.mark.parametrize(

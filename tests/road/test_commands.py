@@ -7,8 +7,11 @@ from typing import Any
 
 import aio_pika
 import pytest
+import sqlalchemy as sa
 
 from tests.harness import Shop, WorkerProcess, dead_letters, run_cli, until
+from worker.ledger.engine import open_engine
+from worker.ledger.schema import PAYMENTS
 from worker.sandbox.stripe_control import SandboxControl
 
 MakeWorker = Callable[..., WorkerProcess]
@@ -194,6 +197,22 @@ async def test_an_order_that_stripe_refused_has_nothing_to_cancel(worker: Worker
     await command(shop, "order.cancelled", {"order_id": "order-1", "request_id": "c-1"})
     event = await told(shop, "order-1", "payment.cancel_failed")
     assert event["data"]["failure"]["code"] == "nothing_to_cancel"
+
+
+async def test_a_command_for_an_intent_that_stripe_does_not_know_waits_for_a_person(
+    worker: WorkerProcess, shop: Shop, environment: dict[str, str]
+) -> None:
+    """Made with another account's key, or in a sandbox that is gone."""
+    await made(shop, "order-1", PAID)
+    engine = open_engine(environment["DATABASE_URL"])
+    with engine.begin() as conn:
+        conn.execute(sa.update(PAYMENTS).values(payment_id="pi_of_another_account"))
+    engine.dispose()
+    await command(shop, "refund.requested", {"order_id": "order-1", "request_id": "r-1"})
+    [letter] = await until(lambda: dead_letters(environment), what="the letter")
+    assert letter["reason"] == "intent_missing"
+    assert "another account's key" in letter["error"]
+    assert worker.said("order.bug") == []
 
 
 async def test_a_key_without_the_right_to_refund_stops_no_orders(

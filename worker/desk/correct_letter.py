@@ -104,7 +104,7 @@ def _require_unlocked(
         if because := _why_locked(order_id, look(order_id), now=now):
             raise ConfigurationError(
                 f"{' and '.join(changes)} {'is' if len(changes) == 1 else 'are'} locked: {because}; "
-                "replay the letter as it is, or discard it"
+                "replay the letter as it is; where that is blocked discard it, and have it sent with a new order id"
             )
     others = () if order.order_id in before else look(order.order_id).letter_ids
     if others:

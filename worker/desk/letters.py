@@ -157,7 +157,8 @@ async def show_one(settings: Settings, arguments: argparse.Namespace) -> None:
             f"{told_count(letter.landings, 'time')}",
             **({"edited from": letter.edited_from} if letter.edited_from else {}),
             **({"edited into": told_successors(made)} if made else {}),
-            "a replay": f"{verdict.kind}: {verdict.why}",
+            # one that is resolved is not replayed
+            **({} if letter.state is LetterState.RESOLVED else {"a replay": f"{verdict.kind}: {verdict.why}"}),
         }
     )
     if not settings.has_stripe_key:

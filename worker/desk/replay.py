@@ -94,8 +94,9 @@ async def _unfinished_replay(ledger: Ledger, wanted: str) -> str:
         return unfinished[-1]
     if wanted in unfinished:
         return wanted
-    known = ", ".join(unfinished) or "none"
-    raise ConfigurationError(f"no replay {wanted} that could go on; interrupted are: {known}")
+    if not unfinished:
+        raise ConfigurationError("no replay is interrupted")
+    raise ConfigurationError(f"no replay {wanted} that could go on; interrupted are: {', '.join(unfinished)}")
 
 
 async def _dry_run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -178,7 +179,7 @@ def _report(
         if not mode_checked:
             say(MODE_NOT_CHECKED)
         if reasons[ItemState.BLOCKED]:
-            say("Those that are blocked stay open: edit them, or discard them.")
+            say("Those that are blocked stay open: edit them where `show` says so, or discard them.")
         if LANDED_AGAIN in reasons[ItemState.SKIPPED]:
             say("Look at those that have landed again, and replay them anew.")
         if replay.ended_because is None:

@@ -119,7 +119,7 @@ def _how_told(conn: Connection, letter_id: str) -> str:
     untold = conn.scalar(sa.select(sa.func.count()).select_from(EVENTS).where(is_untold))
     if not untold:
         return "carried out, and every event of its order is told"
-    return f"carried out; no queue has taken {told_count(untold, 'event')} of its order yet"
+    return f"carried out; {told_count(untold, 'event')} of its order still to be told at that moment"
 
 
 def read(conn: Connection, letter_id: str, *, lock: bool = False) -> Letter | None:

@@ -90,7 +90,7 @@ class OrderService:
 
 
 class FulfilmentService:
-    """Listens to `payment.*` and keeps what it hears; `on_event` gets each, and how many came before under its id."""
+    """Hears all payment events and keeps them; `on_event` gets each, and how many came before under its id."""
 
     def __init__(
         self, channel: AbstractChannel, queue: AbstractQueue, on_event: Callable[[SeenEvent, int], None]
@@ -108,7 +108,7 @@ class FulfilmentService:
         channel = await connection.channel()
         payments = await channel.declare_exchange(exchange, ExchangeType.TOPIC, durable=True)
         own = await channel.declare_queue(queue, durable=True)
-        await own.bind(payments, "payment.*")
+        await own.bind(payments, "#")
         service = cls(channel, own, on_event)
         await own.consume(service._take)
         return service

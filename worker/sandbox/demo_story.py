@@ -92,7 +92,7 @@ class Story:
         self._screen.step(
             "Orders become payments",
             "An order service emits six orders (→) and a bad message; a fulfilment service that is bound to "
-            "payment.* hears what came of them (←).",
+            "all payment events hears what came of them (←).",
         )
         first = self._orders[:FIRST_PART]
         for place, order in enumerate(first):
