@@ -579,12 +579,17 @@ async def test_a_letter_that_somebody_else_has_dealt_with_is_a_success(
     [gone] = await listed(environment)
     await cli(environment, "discard", gone["id"], "--why", "sent anew")
     await make_worker().until_subscribed()
+    with pytest.raises(ConfigurationError, match="no replay rp_9 that could go on; interrupted are: rp_1"):
+        await cli(environment, "replay", "--resume", "rp_9")
 
     done = await cli(environment, "replay", "--resume", replay_id)
 
     assert "1 skipped: it is discarded, and was open when it was chosen" in done.stdout
     assert "landed again" not in done.stdout
     assert done.code == 0
+    [resolved] = await listed(environment, "--state", "resolved")
+    assert "a replay" not in (await cli(environment, "show", resolved["id"])).stdout, "it is over"
+    assert "a replay" in (await cli(environment, "show", gone["id"])).stdout, "it may be restored"
 
 
 async def test_what_fails_while_a_resumed_replay_finishes_what_was_sent_counts_towards_its_stop(

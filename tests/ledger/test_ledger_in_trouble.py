@@ -17,6 +17,7 @@ import psycopg.sql
 import pytest
 import sqlalchemy as sa
 
+from tests.harness import until
 from tests.ledger import alone, steps
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.steps import NOW, claim, open_payment, record
@@ -394,14 +395,15 @@ async def test_a_move_told_as_failed_before_it_began_is_not_done_later(
 ) -> None:
     ledger, other = open_ledger(), open_ledger()
     await open_payment(ledger, "o-1")
-    monkeypatch.setattr(ledger, "_answer_timeout_s", 0.5)
     with psycopg.connect(url.replace("+psycopg", "")) as psql:
         psql.execute("LOCK TABLE workers")
         lanes = [
             asyncio.create_task(ledger.run(moves.sign_of_life, "w-1", now=NOW))
             for _ in range(engine_module.POSTGRES_LANES)
         ]
-        await asyncio.sleep(0.1)
+        locked_out = "SELECT count(*) FROM pg_locks WHERE relation = 'workers'::regclass AND NOT granted"
+        await until(lambda: psql.execute(locked_out).fetchone() == (len(lanes),), what="every lane to wait")
+        monkeypatch.setattr(ledger, "_answer_timeout_s", 0.5)
         with pytest.raises(LedgerUnavailable):
             await claim(ledger, "o-1")
         psql.rollback()

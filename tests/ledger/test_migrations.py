@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -21,9 +22,10 @@ from sqlalchemy.engine import Engine
 
 from tests.ledger import alone, letter_steps, steps
 from worker.errors import ConfigurationError, LedgerUnavailable
+from worker.ledger import engine as engine_module
 from worker.ledger import letters, moves, replays
 from worker.ledger.engine import open_engine
-from worker.ledger.migrate import HEAD, current_revision, migrate, require_head
+from worker.ledger.migrate import _ADVISORY_LOCK, HEAD, current_revision, migrate, require_head
 from worker.ledger.schema import METADATA
 from worker.payment import OperationState, Payment, PaymentState
 
@@ -125,6 +127,20 @@ def test_of_two_that_migrate_at_once_one_waits_and_both_succeed(empty_url: str) 
     require_head(engines[0])
     for engine in engines:
         engine.dispose()
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+def test_a_migration_may_take_longer_than_a_statement_at_work(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of many rows; here another one's migration, which is waited for longer than a statement may take."""
+    monkeypatch.setattr(engine_module, "STATEMENT_TIMEOUT_S", 1)
+    engine = open_engine(empty_url)
+    with psycopg.connect(empty_url.replace("+psycopg", "")) as other, ThreadPoolExecutor(1) as thread:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
+        migrated = thread.submit(migrate, engine)
+        assert not wait([migrated], timeout=1.5).done
+        other.commit()
+        assert migrated.result(30) == HEAD
+    engine.dispose()
 
 
 @pytest.mark.parametrize("act", [migrate, require_head])

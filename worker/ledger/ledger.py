@@ -85,7 +85,7 @@ class Ledger:
         self._soon: asyncio.TimerHandle | None = None
         self._answer_timeout_s = None if self._is_sqlite else ANSWER_TIMEOUT_S
         # A group whose row is held goes on one by one, and may wait for it all together: half the lanes stay free.
-        self._alone = asyncio.Semaphore(max(1, lanes // 2))
+        self._alone = asyncio.Semaphore(POSTGRES_LANES // 2)
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,7 +177,7 @@ class Ledger:
             if len(batch) == 1:
                 batch[0].fail(error)
             elif _is_for_all(error):
-                for waiting in sorted(batch, key=lambda each: each.answer is None):  # who waits is told first
+                for waiting in batch:
                     waiting.fail(LedgerUnavailable(str(error)))
             elif self._is_sqlite:
                 await self._write_one_by_one(batch)
